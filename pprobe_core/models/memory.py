@@ -1,0 +1,39 @@
+"""How much memory a model needs and how much is free, before anything is loaded. Imports no torch."""
+
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from pprobe_core.errors import ModelUnavailable
+
+OVERHEAD = 200 * 2**20  # bytes beside the weights: activations of a batch, buffers, the file being read
+
+
+def free_memory() -> int:
+    """Bytes of RAM this process may still take: the system's available memory, or less inside a limited container."""
+    available = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        reclaimable = next(
+            int(line.split()[1])
+            for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+    except (OSError, ValueError, StopIteration):
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - used + reclaimable))
+
+
+def require_memory(name: str, needed: int, free: int) -> None:
+    """Raise ModelUnavailable when `needed` bytes of weights and the overhead exceed the `free` ones."""
+    if needed + OVERHEAD > free:
+        raise ModelUnavailable(
+            f"{name} needs about {gigabytes(needed + OVERHEAD)} of memory and {gigabytes(free)} are free. "
+            "Close other programs, choose a smaller model or use a machine with more memory."
+        )
+
+
+def gigabytes(n_bytes: int) -> str:
+    """A size for people: 1.5 GB."""
+    return f"{n_bytes / 2**30:.1f} GB" if n_bytes >= 2**30 / 10 else f"{n_bytes / 2**20:.0f} MB"
