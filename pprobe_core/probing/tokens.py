@@ -1,0 +1,101 @@
+"""Prompts -> token ids, and token ids -> left-padded batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pprobe_core.circuits.schema import Prompt
+from pprobe_core.errors import BadRequest, ModelUnavailable
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Left-padded prompts: the last position of every row is the prompt's last token.
+
+    Position ids count the prompt's own tokens from 0: with the mask alone, learned positions would be read shifted.
+    """
+
+    input_ids: Int[Tensor, "sequence position"]
+    attention_mask: Int[Tensor, "sequence position"]
+    position_ids: Int[Tensor, "sequence position"]
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, *, thinking: bool) -> tuple[int, ...]:
+    """Token ids of a prompt through the model's own chat template, ending where the assistant's first token comes next.
+
+    `thinking` is handed to templates that know the switch (Qwen3 and others); the rest ignore it.
+    Raises ModelUnavailable when the tokeniser has no chat template, BadRequest when the template refuses the messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelUnavailable(
+            "This model's tokeniser has no chat template, so a prompt cannot be put to it as a chat message. "
+            "Pick a model that was tuned for chat (often named '-Instruct' or '-it')."
+        )
+    try:
+        encoded = tokenizer.apply_chat_template(
+            [dict(message) for message in prompt.messages],
+            tools=[dict(tool) for tool in prompt.tools] or None,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            tokenizer_kwargs={"verbose": False},  # prompts that are too long are dealt with by the caller
+            enable_thinking=thinking,
+        )
+    except Exception as error:  # a template is a program of the model's author and may raise anything
+        raise BadRequest(f"The model's chat template does not accept this prompt ({_one_line(error)}).") from error
+    return tuple(int(i) for i in encoded["input_ids"])
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """Readable text of each token alone; bytes that are no whole character keep the vocabulary's own spelling."""
+    texts = (str(tokenizer.decode([i], skip_special_tokens=False)) for i in ids)
+    return tuple(
+        text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(i))
+        for i, text in zip(ids, texts, strict=True)
+    )
+
+
+def pad_id(tokenizer: Any) -> int:
+    """An id that may stand in masked positions; which one makes no difference to the result."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if isinstance(candidate, int):
+            return candidate
+    return 0
+
+
+def left_pad(sequences: Sequence[Sequence[int]], padding: int, device: torch.device | str) -> TokenBatch:
+    """The sequences as one batch, aligned at their last tokens."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), padding, dtype=torch.long)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, width - len(sequence) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    return TokenBatch(ids.to(device), mask.to(device), positions.to(device))
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in batches of at most `max_tokens` padded tokens (a longer sequence stands alone), shortest first."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= max_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def plan_blocks(lengths: Sequence[int], block_size: int) -> list[list[int]]:
+    """Indices of pairs sorted by length and cut into blocks, so that a block needs little padding."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + block_size] for start in range(0, len(order), block_size)]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
