@@ -1,0 +1,837 @@
+"""Charts of one run: DataFrames in, a `Figure` (an Altair chart with its words) out. One function per chart.
+
+Every title is computed from the rows it stands over; every caption says what the chart leaves out. Colours are fixed by
+meaning and hold on a light and on a dark page. Nothing here knows torch, the store or the pages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+# Colours by meaning (colour-blind safe inside each group, at least 3:1 against a white and a near-black page).
+FFN, ATTENTION, SKIP = "#D55E00", "#2B83C6", "#7D8590"
+ORIGINAL, PERTURBED = "#008F74", "#C45FB5"
+TARGET, CONTROL, OTHER = "#8A6FD6", "#B07D00", "#7D8590"
+RANKED, RANDOM, HELDOUT = "#D55E00", "#7D8590", "#2B83C6"
+RUN_A, RUN_B = "#2B83C6", "#D55E00"
+MUTED = "#7D8590"  # rules, thresholds and their labels
+PALETTES: Mapping[str, tuple[str, ...]] = {
+    "component": (FFN, ATTENTION, SKIP),
+    "condition": (ORIGINAL, PERTURBED),
+    "side": (TARGET, CONTROL, OTHER),
+    "arm": (RANKED, RANDOM, HELDOUT),
+    "run": (RUN_A, RUN_B),
+}
+
+CONFIDENCE = 0.95
+HEIGHT = 350
+SCATTER_LIMIT = 6_000  # points drawn one by one; above it the neuron map is binned and only the top neurons stay points
+NEURON_BINS = 80
+MAX_LABELS = 8
+
+CONDITION_NAMES = {"original": "Original prompt", "perturbed": "Perturbed prompt"}
+COMPONENT_NAMES = {"ffn": "FFN", "attention": "Attention", "skip": "Skip path"}
+RANKING_COLUMN = {"shared": "importance_mean", "magnitude": "importance_rms", "ablation": "ablation_score"}
+RANKING_TITLE = {
+    "shared": "Mean importance I (logits)",
+    "magnitude": "RMS importance I (logits)",
+    "ablation": "Ablation score (logits)",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and the words that belong to it: what to see, what it does not show, and a text for screen readers."""
+
+    chart: alt.Chart | alt.LayerChart
+    title: str
+    caption: str
+    description: str
+
+
+def neuron_name(layer: int, neuron: int) -> str:
+    """`L12.N3405`: how a neuron is written everywhere."""
+    return f"L{int(layer)}.N{int(neuron)}"
+
+
+def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
+    """A number as people read it: fixed digits, a real minus sign, an en dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if abs(value) >= 10_000 or 0 < abs(value) < 10**-digits / 2:
+        text = f"{value:{'+' if signed else ''}.1e}"
+    else:
+        text = f"{value:{'+' if signed else ''},.{digits}f}"
+    return text.replace("-", "−")
+
+
+def over_pairs(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Mean of `value` over pairs within each group of `by`, with a Student-t interval: mean, low, high, n.
+
+    The interval (95 %) is about the mean, not about single pairs. It is missing where fewer than two values are.
+    """
+    groups = frame.dropna(subset=[value]).groupby(list(by), sort=True, observed=True)[value]
+    out = groups.agg(["mean", "std", "count"]).reset_index().rename(columns={"count": "n"})
+    n = out["n"].to_numpy(dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(n - 1, 1)) * out["std"].to_numpy(dtype=float) / np.sqrt(n)
+    half = np.where(n >= 2, half, np.nan)
+    out["low"], out["high"] = out["mean"] - half, out["mean"] + half
+    return out.drop(columns="std")
+
+
+# ------------------------------------------------------------------------------------------------ layer by layer
+
+
+def layer_signals(layers: pd.DataFrame) -> Figure:
+    """What FFN, attention and the skip path contribute to the logit difference at each layer, in both passes."""
+    parts = [
+        over_pairs(layers, ["condition", "layer"], part).assign(component=name)
+        for part, name in COMPONENT_NAMES.items()
+    ]
+    rows = _named_conditions(pd.concat(parts, ignore_index=True))
+    n = _n_pairs(layers)
+    colour = _colour("component", COMPONENT_NAMES.values(), PALETTES["component"])
+    base = alt.Chart(rows).encode(x=_layer_axis(layers), color=colour)
+    dash = _dash("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3]))
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q", detail="condition:N")
+    tooltip = [
+        alt.Tooltip("layer:Q", title="Layer"),
+        alt.Tooltip("component:N", title="Part"),
+        alt.Tooltip("condition:N", title="Pass"),
+        *_interval_tooltip("logits"),
+    ]
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("mean:Q", title="Contribution to the logit difference"), strokeDash=dash, tooltip=tooltip
+    )
+    points = base.mark_circle(size=28, opacity=1).encode(y="mean:Q", tooltip=tooltip)
+    title = "What FFN, attention and skip path hold at each layer"
+    last = rows[rows["layer"] == _n_layers(layers) - 1].set_index(["component", "condition"])["mean"].to_dict()
+    values = [last.get((part, name)) for part in ("Skip path", "FFN") for name in CONDITION_NAMES.values()]
+    if None not in values:
+        skip, ffn = [number(v, signed=True) for v in values[:2]], [number(v, signed=True) for v in values[2:]]
+        title = (
+            f"Entering the last layer the decision stands at {skip[0]} (original) and {skip[1]} (perturbed); "
+            f"its FFN adds {ffn[0]} and {ffn[1]}"
+        )
+    return _figure(
+        alt.layer(_zero_line(), band, line, points),
+        title,
+        f"Mean over {n} pairs with 95 % interval; positive pushes towards the target tokens. The skip path is "
+        "everything earlier layers wrote. Direct contributions only: what a layer changes through later layers "
+        "is not shown.",
+        f"Lines over {_n_layers(layers)} layers for FFN, attention and skip path, original and perturbed pass.",
+    )
+
+
+def layer_change(layers: pd.DataFrame) -> Figure:
+    """Perturbed minus original contribution of attention and FFN at each layer: where the change is written."""
+    rows = _change_rows(layers)
+    n = _n_pairs(layers)
+    names = [COMPONENT_NAMES["ffn"], COMPONENT_NAMES["attention"]]
+    base = alt.Chart(rows).encode(
+        x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        xOffset=alt.XOffset("component:N", scale=alt.Scale(domain=names)),
+    )
+    bars = base.mark_bar().encode(
+        y=alt.Y("mean:Q", title="Change, perturbed − original (logits)"),
+        color=_colour("component", names, (FFN, ATTENTION)),
+        tooltip=[
+            alt.Tooltip("layer:O", title="Layer"),
+            alt.Tooltip("component:N", title="Part"),
+            *_interval_tooltip("logits"),
+        ],
+    )
+    whisker = base.mark_rule(strokeWidth=1.2, color=MUTED).encode(y="low:Q", y2="high:Q")
+    title = "No change between the two prompts was recorded"
+    if not rows.empty:
+        mass = rows.assign(size=rows["mean"].abs()).groupby("component")["size"].sum()
+        share = mass.get("FFN", 0.0) / mass.sum() if mass.sum() > 0 else float("nan")
+        title = "The two prompts write the same at every layer"
+        if np.isfinite(share):
+            top = rows.iloc[int(np.argmax(rows["mean"].abs().to_numpy()))].to_dict()
+            title = (
+                f"{_article(top['component'])} of layer {int(top['layer'])} changes most ("
+                f"{number(top['mean'], signed=True)}); FFN layers carry {number(100 * share, 0)}\u00a0% of the written "
+                "change"
+            )
+    return _figure(
+        alt.layer(_zero_line(), bars, whisker),
+        title,
+        f"Mean over {n} pairs with 95 % interval. The share counts absolute mean changes, so opposite pushes do "
+        "not cancel. An attention layer may only move what an earlier FFN layer computed; this chart cannot tell.",
+        f"Bars of FFN and attention change for {_n_layers(layers)} layers.",
+    )
+
+
+def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: float) -> Figure:
+    """FFN/Skip ratio of every layer in both passes, attention/Skip beside it, with the two thresholds."""
+    parts = [
+        over_pairs(layers, ["condition", "layer"], column).assign(component=name)
+        for column, name in (("ffn_skip", "FFN / skip"), ("attention_skip", "Attention / skip"))
+    ]
+    rows = _named_conditions(pd.concat(parts, ignore_index=True))
+    n = _n_pairs(layers)
+    last = int(layers["layer"].max()) if len(layers) else 0
+    at_last = rows[(rows["layer"] == last) & (rows["component"] == "FFN / skip")]
+    top = max(1.2 * opposition_above, 1.15 * float(np.nanmax([*at_last["high"], *at_last["mean"], 0.0])), 1.0)
+    rows["off_scale"] = rows["mean"] > top
+    rows["shown"] = rows["mean"].clip(upper=top)
+    rows["low"], rows["high"] = rows["low"].clip(lower=0, upper=top), rows["high"].clip(upper=top)
+
+    scale = alt.Scale(domain=[0, top], nice=False)
+    colour = _colour("condition", CONDITION_NAMES.values(), PALETTES["condition"])
+    base = alt.Chart(rows).encode(x=_layer_axis(layers, room=0.24), color=colour)
+    dash = _dash("component", ["FFN / skip", "Attention / skip"], ([1, 0], [2, 4]))
+    band = (
+        base.transform_filter("datum.component == 'FFN / skip'")
+        .mark_area(opacity=0.16)
+        .encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    )
+    tooltip = [
+        alt.Tooltip("layer:Q", title="Layer"),
+        alt.Tooltip("component:N", title="Ratio"),
+        alt.Tooltip("condition:N", title="Pass"),
+        *_interval_tooltip(""),
+    ]
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("shown:Q", title="Share of the skip path's signal", scale=scale), strokeDash=dash, tooltip=tooltip
+    )
+    points = base.mark_point(filled=True, opacity=1).encode(
+        y=alt.Y("shown:Q", scale=scale),
+        shape=alt.condition("datum.off_scale", alt.value("triangle-up"), alt.value("circle")),
+        size=alt.condition("datum.off_scale", alt.value(80), alt.value(28)),
+        tooltip=tooltip,
+    )
+    limits = pd.DataFrame(
+        {
+            "y": [routing_below, opposition_above],
+            "text": [f"routing < {routing_below:g}", f"opposition > {opposition_above:g}"],
+            "layer": [last + 0.15, last + 0.15],
+        }
+    )
+    rule = alt.Chart(limits).mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=alt.Y("y:Q", scale=scale))
+    labels = [
+        alt.Chart(limits.iloc[[i]])
+        .mark_text(align="left", dy=offset, color=MUTED, fontSize=11)
+        .encode(x=alt.X("layer:Q"), y=alt.Y("y:Q", scale=scale), text="text:N")
+        for i, offset in ((0, 8), (1, -7))
+    ]
+    title = "The FFN/Skip ratio is undefined at the last layer: the skip path carries next to no signal there"
+    if len(at_last):
+        values = {row.condition: row.mean_value for row in at_last.rename(columns={"mean": "mean_value"}).itertuples()}
+        where = float(np.nanmean(list(values.values())))
+        reading = (
+            "above the opposition line"
+            if where > opposition_above
+            else "below the routing line"
+            if where < routing_below
+            else "between the two lines"
+        )
+        title = f"At the last layer the FFN adds {number(where)} of the skip path's signal: {reading}"
+    return _figure(
+        alt.layer(rule, band, line, points, *labels),
+        title,
+        f"Mean over {n} pairs, band = 95 % interval of FFN/Skip; a triangle is a value above the axis. Only the "
+        "last layer enters the verdict. The lines are empirical limits of the paper; a high ratio alone does not "
+        "prove that these neurons cause the behaviour, and small skip signals inflate it.",
+        f"FFN over skip ratio by layer for {_n_layers(layers)} layers and both passes.",
+    )
+
+
+def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_meaning: str = "control") -> Figure:
+    """Logit lens: the logit difference read off after attention and after FFN of every layer, both passes."""
+    steps = layers.melt(
+        id_vars=["pair_id", "condition", "layer"],
+        value_vars=["lens_after_attention", "lens_after_ffn"],
+        var_name="after",
+        value_name="logit_diff",
+    )
+    steps["step"] = steps["layer"] + steps["after"].map({"lens_after_attention": 0.0, "lens_after_ffn": 0.5})
+    steps["after"] = steps["after"].map({"lens_after_attention": "attention", "lens_after_ffn": "FFN"})
+    rows = _named_conditions(over_pairs(steps, ["condition", "layer", "after", "step"], "logit_diff"))
+    n = _n_pairs(layers)
+    count = _n_layers(layers)
+    x = alt.X(
+        "step:Q",
+        title="Layer (attention on the tick, FFN half a step later)",
+        scale=alt.Scale(domain=[-0.25, max(count - 0.25, 0.75)], nice=False),
+        axis=_layer_ticks(count),
+    )
+    colour = _colour("condition", CONDITION_NAMES.values(), PALETTES["condition"])
+    base = alt.Chart(rows).encode(x=x, color=colour)
+    band = base.mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(strokeWidth=2.4).encode(y=alt.Y("mean:Q", title="Logit difference read off"))
+    points = base.mark_point(filled=True, size=34, opacity=1).encode(
+        y="mean:Q",
+        shape=alt.Shape(
+            "after:N",
+            legend=_neutral_legend(),
+            scale=alt.Scale(domain=["attention", "FFN"], range=["circle", "square"]),
+        ),
+        tooltip=[
+            alt.Tooltip("layer:Q", title="Layer"),
+            alt.Tooltip("after:N", title="Read after"),
+            alt.Tooltip("condition:N", title="Pass"),
+            *_interval_tooltip("logits"),
+        ],
+    )
+    return _figure(
+        alt.layer(_zero_line(), band, line, points),
+        _trajectory_title(rows),
+        f"Above zero the model leans towards {target_meaning}, below towards {control_meaning}. Mean over {n} "
+        "pairs with 95 % interval, read through the final norm and head at every step (logit lens). Early "
+        "readings are only rough: the head was trained for the last layer.",
+        f"Logit difference through {count} layers, original against perturbed prompt.",
+    )
+
+
+def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, name_b: str, quantity: str) -> Figure:
+    """One quantity of two runs over relative depth, so that models of different depth can be laid over each other.
+
+    `quantity` is a column of the layers frame: ffn, attention, skip, ffn_skip, lens_after_ffn.
+    """
+    titles = {
+        "ffn": "FFN contribution (logits)",
+        "attention": "Attention contribution (logits)",
+        "skip": "Skip path (logits)",
+        "ffn_skip": "FFN/Skip ratio",
+        "lens_after_ffn": "Logit difference after the layer",
+    }
+    names = [f"A: {name_a}", f"B: {name_b}"]
+    parts = []
+    for name, layers in zip(names, (layers_a, layers_b), strict=True):
+        rows = over_pairs(layers, ["condition", "layer"], quantity)
+        depth = max(_n_layers(layers) - 1, 1)
+        parts.append(rows.assign(run=name, depth=rows["layer"] / depth))
+    rows = _named_conditions(pd.concat(parts, ignore_index=True))
+    base = alt.Chart(rows).encode(
+        x=alt.X("depth:Q", title="Depth of the layer (0 % first, 100 % last)", axis=alt.Axis(format="%", grid=False)),
+        color=alt.Color(
+            "run:N",
+            scale=alt.Scale(domain=names, range=list(PALETTES["run"])),
+            legend=_legend(label_limit=460, columns=1),
+        ),
+    )
+    band = base.mark_area(opacity=0.13).encode(y="low:Q", y2="high:Q", detail="condition:N")
+    tooltip = [
+        alt.Tooltip("run:N", title="Run"),
+        alt.Tooltip("layer:Q", title="Layer"),
+        alt.Tooltip("condition:N", title="Pass"),
+        *_interval_tooltip(""),
+    ]
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("mean:Q", title=titles[quantity]),
+        strokeDash=_dash("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3])),
+        tooltip=tooltip,
+    )
+    points = base.mark_circle(size=26, opacity=1).encode(y="mean:Q", tooltip=tooltip)
+    return _figure(
+        alt.layer(_zero_line(), band, line, points),
+        f"{titles[quantity].split(' (')[0]} by depth, A over B",
+        f"Means over {_n_pairs(layers_a)} (A) and {_n_pairs(layers_b)} (B) pairs with 95 % intervals. Logits of "
+        "different models or circuits are not on one scale: compare shapes, and heights only for the same model "
+        "and circuit.",
+        f"{titles[quantity]} by relative depth for two runs.",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- neurons
+
+
+def neuron_positions(neurons: pd.DataFrame) -> pd.Series:
+    """Where each neuron stands on the map's x axis: its layer, spread by its index inside the layer."""
+    width = max(int(neurons["neuron"].max()), 1) if len(neurons) else 1
+    return neurons["layer"] + (neurons["neuron"] / width - 0.5) * 0.7
+
+
+def neuron_map(
+    neurons: pd.DataFrame, top: pd.DataFrame, ranking: str, null_threshold: float | None = None, selectable: bool = True
+) -> Figure:
+    """All neurons, layer by importance, with the top ones of `ranking` named and the control's threshold drawn.
+
+    `neurons` has every neuron (layer, neuron and the ranking's column), `top` the first ones in the ranking's order.
+    Above 6,000 neurons the crowd is drawn as a binned count and only `top` stays points. The selection is `brush`.
+    """
+    column = RANKING_COLUMN[ranking]
+    drawn = neurons.dropna(subset=[column])
+    top = top.dropna(subset=[column]).copy()
+    top["position"] = _top_positions(neurons, top)
+    top["name"] = [neuron_name(a, b) for a, b in zip(top["layer"], top["neuron"], strict=True)]
+    top["label"] = _uncrowded_labels(top, column, neurons)
+    count = _n_layers(neurons)
+    layer_scale = alt.Scale(domain=[-0.5, max(count - 0.5, 0.5)], nice=False)
+    layer_ticks = _layer_ticks(count)
+    x = alt.X("position:Q", title="Layer", scale=layer_scale, axis=layer_ticks)
+    y_scale = _padded([*drawn[column], null_threshold or 0.0, 0.0])
+    y = alt.Y(f"{column}:Q", title=RANKING_TITLE[ranking], scale=y_scale)
+    if len(drawn) > SCATTER_LIMIT:
+        crowd = _binned_crowd(drawn, column)
+        ground = (
+            alt.Chart(crowd)
+            .mark_rect()
+            .encode(
+                x=alt.X("x0:Q", title="Layer", scale=layer_scale, axis=layer_ticks),
+                x2="x1:Q",
+                y=alt.Y("y0:Q", title=RANKING_TITLE[ranking], scale=y_scale),
+                y2="y1:Q",
+                opacity=alt.Opacity("n:Q", scale=alt.Scale(type="log", range=[0.18, 0.85]), legend=None),
+                color=alt.value(MUTED),
+                tooltip=[alt.Tooltip("layer:Q", title="Layer"), alt.Tooltip("n:Q", title="Neurons here", format=",")],
+            )
+        )
+        crowd_text = f"Grey cells count neurons ({len(drawn):,} in all); "
+    else:
+        crowd = drawn[["layer", "neuron", column]].assign(position=neuron_positions(drawn))
+        ground = alt.Chart(crowd).mark_circle(size=12, opacity=0.45, color=MUTED).encode(x=x, y=y)
+        crowd_text = f"Each grey point is one of {len(drawn):,} neurons; "
+    points = (
+        alt.Chart(top)
+        .mark_circle(size=52, color=FFN, opacity=0.95)
+        .encode(
+            x=x,
+            y=y,
+            tooltip=[
+                alt.Tooltip("name:N", title="Neuron"),
+                alt.Tooltip(f"{column}:Q", title=RANKING_TITLE[ranking], format="+.3f"),
+                *(
+                    alt.Tooltip(f"{extra}:Q", title=text, format=".2f")
+                    for extra, text in (("sign_consistency", "Same sign in"), ("coherence", "Coherence"))
+                    if extra in top
+                ),
+            ],
+        )
+    )
+    if selectable:
+        points = points.add_params(alt.selection_interval(name="brush", encodings=["x", "y"]))
+    right_edge = top["position"] > 0.85 * count - 0.5
+    edges: tuple[tuple[Any, Literal["left", "right"], int], ...] = ((~right_edge, "left", 7), (right_edge, "right", -7))
+    labels = [
+        alt.Chart(top[(top["label"] != "") & here])
+        .mark_text(align=align, dx=shift, fontSize=11, color=FFN)
+        .encode(x=alt.X("position:Q"), y=alt.Y(f"{column}:Q"), text="label:N")
+        for here, align, shift in edges
+        if (here & (top["label"] != "")).any()
+    ]
+    marks: list[Any] = [ground, points, *labels]
+    control_text = "the sign-flip control's threshold is known for the shared ranking only. "
+    if null_threshold is not None and np.isfinite(null_threshold):
+        signs = (1, -1) if ranking == "shared" else (1,)
+        limits = pd.DataFrame({"y": [sign * null_threshold for sign in signs]})
+        marks.insert(1, alt.Chart(limits).mark_rule(strokeDash=[4, 4], color=MUTED).encode(y="y:Q"))
+        control_text = "dashed: what chance alone reaches when the signs of the pairs are flipped at random. "
+    title = "No neuron has a score"
+    if len(top):
+        first = top.iloc[0]
+        title = f"{first['name']} leads with {number(first[column], signed=ranking == 'shared')} logits"
+        if null_threshold is not None and np.isfinite(null_threshold):
+            beyond = int((drawn[column].abs() > null_threshold).sum())
+            title += f"; {beyond:,} of {len(drawn):,} neurons pass the control's threshold"
+    return _figure(
+        alt.layer(*marks),
+        title,
+        crowd_text
+        + control_text
+        + "Direct effect on the output only: what a neuron does through later layers is not in I, "
+        "and no neuron has been switched off here.",
+        f"Neurons of {count} layers by {RANKING_TITLE[ranking]}; the first {len(top)} are marked.",
+        height=430,
+    )
+
+
+def inside(neurons: pd.DataFrame, ranking: str, brush: Mapping[str, Sequence[float]] | None) -> pd.DataFrame:
+    """The neurons inside a selection made in `neuron_map`; all of them when nothing is selected."""
+    keep = pd.Series(True, index=neurons.index)
+    for field, values in (
+        (neuron_positions(neurons), "position"),
+        (neurons[RANKING_COLUMN[ranking]], RANKING_COLUMN[ranking]),
+    ):
+        limits = (brush or {}).get(values)
+        if limits and len(limits) == 2:
+            keep &= field.between(min(limits), max(limits))
+    return neurons[keep]
+
+
+# ------------------------------------------------------------------------------------------------------ pairs
+
+
+def predicted_change(
+    pairs: pd.DataFrame, correlation: float | None = None, null_correlation: float | None = None
+) -> Figure:
+    """Measured change of the logit difference of each pair against the sum of all neurons' importance."""
+    rows = pairs.assign(measured=pairs["logit_diff_perturbed"] - pairs["logit_diff_original"]).dropna(
+        subset=["measured", "predicted_delta"]
+    )
+    values = rows[["measured", "predicted_delta"]].to_numpy()
+    low, high = (float(values.min()), float(values.max())) if len(rows) else (-1.0, 1.0)
+    if low == high:
+        low, high = low - 1, high + 1
+    pad = 0.05 * (high - low)
+    scale = alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
+    identity = (
+        alt.Chart(pd.DataFrame({"x": [low - pad, high + pad]}))
+        .mark_line(strokeDash=[4, 4], color=MUTED)
+        .encode(x=alt.X("x:Q", scale=scale), y=alt.Y("x:Q", scale=scale))
+    )
+    splits = {"discovery": "Discovery", "validation": "Validation", "heldout": "Held out"}
+    rows = rows.assign(split_name=rows["split"].map(splits).fillna(rows["split"]))
+    points = (
+        alt.Chart(rows[["pair_id", "split_name", "original_text", "perturbed_text", "measured", "predicted_delta"]])
+        .mark_point(filled=True, size=60, opacity=0.75)
+        .encode(
+            x=alt.X("measured:Q", title="Measured change F(X~) − F(X) (logits)", scale=scale),
+            y=alt.Y("predicted_delta:Q", title="Sum of all I (logits)", scale=scale),
+            color=_colour("split_name", splits.values(), (RANKED, OTHER, HELDOUT)),
+            shape=alt.Shape("split_name:N", legend=None),
+            tooltip=[
+                alt.Tooltip("pair_id:N", title="Pair"),
+                alt.Tooltip("original_text:N", title="Original"),
+                alt.Tooltip("perturbed_text:N", title="Perturbed"),
+                alt.Tooltip("measured:Q", title="Measured", format="+.2f"),
+                alt.Tooltip("predicted_delta:Q", title="Predicted", format="+.2f"),
+            ],
+        )
+    )
+    title = "No pair has both numbers"
+    if len(rows):
+        measured, predicted = rows["measured"].mean(), rows["predicted_delta"].mean()
+        title = f"Predicted {number(predicted, signed=True)}, measured {number(measured, signed=True)} logits"
+        if correlation is not None and np.isfinite(correlation):
+            title += f"; across pairs r = {number(correlation)}"
+            if null_correlation is not None and np.isfinite(null_correlation):
+                title += f" (shuffled pairs reach {number(null_correlation)})"
+    return _figure(
+        alt.layer(identity, points),
+        title,
+        f"{len(rows)} pairs; only discovery pairs rank neurons. On the dashed line both agree. Points off the line "
+        "are what attention and normalisation carry, or what the plain coupling misjudges: the prediction "
+        "follows the direct path only.",
+        "Scatter of measured against predicted change of the logit difference, one point per pair.",
+        height=380,
+    )
+
+
+def margins(pairs: pd.DataFrame) -> Figure:
+    """Logit difference of both prompts of every pair, joined: how far each pair stands from flipping."""
+    rows = pairs.dropna(subset=["logit_diff_original", "logit_diff_perturbed"])
+    rows = rows.sort_values(["logit_diff_original", "pair_id"], ascending=[False, True]).reset_index(drop=True)
+    rows["place"] = rows.index + 1
+    columns = ["place", "pair_id", "original_text", "perturbed_text", "logit_diff_original", "logit_diff_perturbed"]
+    wide = rows[columns]
+    long = wide.melt(
+        id_vars=["place", "pair_id", "original_text", "perturbed_text"], var_name="condition", value_name="logit_diff"
+    )
+    long["condition"] = long["condition"].str.removeprefix("logit_diff_")
+    long = _named_conditions(long)
+    x = alt.X(
+        "place:Q",
+        title="Pairs, by the original prompt's margin",
+        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
+        scale=alt.Scale(domain=[0, len(rows) + 1], nice=False),
+    )
+    join = (
+        alt.Chart(wide)
+        .mark_rule(color=MUTED, opacity=0.5)
+        .encode(x=x, y=alt.Y("logit_diff_original:Q"), y2="logit_diff_perturbed:Q")
+    )
+    points = (
+        alt.Chart(long)
+        .mark_circle(size=44 if len(rows) <= 80 else 18, opacity=0.95)
+        .encode(
+            x=x,
+            y=alt.Y("logit_diff:Q", title="Logit difference F"),
+            color=_colour("condition", CONDITION_NAMES.values(), PALETTES["condition"]),
+            tooltip=[
+                alt.Tooltip("pair_id:N", title="Pair"),
+                alt.Tooltip("condition:N", title="Pass"),
+                alt.Tooltip("original_text:N", title="Original"),
+                alt.Tooltip("perturbed_text:N", title="Perturbed"),
+                alt.Tooltip("logit_diff:Q", title="Logit difference", format="+.2f"),
+            ],
+        )
+    )
+    flipped = int((np.sign(rows["logit_diff_original"]) != np.sign(rows["logit_diff_perturbed"])).sum())
+    return _figure(
+        alt.layer(_zero_line(), join, points),
+        f"{flipped} of {len(rows)} pairs change sides",
+        "A pair tells something when its two points lie on different sides of zero. The height is a margin "
+        "between first tokens, not the quality of the answer.",
+        f"Logit difference of {len(rows)} pairs, original and perturbed, joined by lines.",
+        height=320,
+    )
+
+
+def first_tokens(tokens: pd.DataFrame) -> Figure:
+    """Probabilities of the five likeliest first tokens of one pair, in both passes, coloured by side."""
+    rows = _named_conditions(tokens.sort_values(["condition", "rank"]))
+    rows["label"] = [visible(str(token)) for token in rows["token"]]
+    rows["side"] = rows["side"].fillna("other").map({"target": "Target", "control": "Control"}).fillna("Other")
+    rows["place"] = rows["rank"].astype(int)
+    conditions = list(CONDITION_NAMES.values())
+    base = alt.Chart(rows).encode(
+        y=alt.Y("place:O", title=None, axis=alt.Axis(domain=False, ticks=False)),
+        yOffset=alt.YOffset("condition:N", scale=alt.Scale(domain=conditions)),
+    )
+    bars = base.mark_bar().encode(
+        x=alt.X(
+            "probability:Q",
+            title="Probability of the first token",
+            axis=alt.Axis(format="%"),
+            scale=alt.Scale(domain=[0, 1]),
+        ),
+        color=_colour("side", ("Target", "Control", "Other"), PALETTES["side"]),
+        opacity=alt.Opacity(
+            "condition:N", legend=_neutral_legend(), scale=alt.Scale(domain=conditions, range=[1.0, 0.55])
+        ),
+        tooltip=[
+            alt.Tooltip("condition:N", title="Pass"),
+            alt.Tooltip("label:N", title="Token"),
+            alt.Tooltip("token_id:Q", title="Id"),
+            alt.Tooltip("probability:Q", title="Probability", format=".1%"),
+            alt.Tooltip("side:N", title="Side"),
+        ],
+    )
+    text = base.mark_text(align="left", dx=5, color=MUTED, fontSize=11).encode(x="probability:Q", text="label:N")
+    words = []
+    for condition in conditions:
+        best = rows[(rows["condition"] == condition) & (rows["place"] == 1)]
+        if len(best):
+            words.append(f"“{best['label'].iloc[0]}” ({best['probability'].iloc[0]:.0%})")
+    title = f"Likeliest first token: {', perturbed '.join(words)}" if words else "No first tokens were stored"
+    return _figure(
+        alt.layer(bars, text),
+        title,
+        "Five likeliest first tokens of each pass. Only the first token is scored; the responses show what follows.",
+        "Bars of first-token probabilities for the original and the perturbed prompt.",
+        height=340,
+    )
+
+
+def carriers(additive: Mapping[str, Any]) -> Figure:
+    """Exact parts of the mean change of the logit difference, with the neurons' prediction beside the FFN's part.
+
+    `additive` is the run summary's additive check: measured_mean, predicted_mean, ffn_mean, carried_by.
+    """
+    rest = additive.get("carried_by") or {}
+    parts = [
+        ("Measured change", additive.get("measured_mean"), "total"),
+        ("FFN layers", additive.get("ffn_mean"), "FFN"),
+        ("Attention layers", rest.get("attention"), "Attention"),
+        ("Token embedding", rest.get("embedding"), "other"),
+        ("Constant terms", rest.get("constant"), "other"),
+        ("Sum of all I", additive.get("predicted_mean"), "predicted"),
+    ]
+    rows = pd.DataFrame([part for part in parts if part[1] is not None], columns=["part", "value", "kind"])
+    rows["text"] = [number(value, signed=True) for value in rows["value"]]
+    base = alt.Chart(rows).encode(
+        y=alt.Y("part:N", sort=[name for name, _, _ in parts], title=None, axis=alt.Axis(labelLimit=160, ticks=False)),
+        tooltip=[alt.Tooltip("part:N", title="Part"), alt.Tooltip("value:Q", title="Mean (logits)", format="+.3f")],
+    )
+    bars = base.mark_bar().encode(
+        x=alt.X("value:Q", title="Mean over pairs (logits)", scale=_padded([*rows["value"], 0.0], share=0.16)),
+        color=alt.Color(
+            "kind:N",
+            legend=None,
+            scale=alt.Scale(
+                domain=["total", "FFN", "Attention", "other", "predicted"],
+                range=[PERTURBED, FFN, ATTENTION, SKIP, TARGET],
+            ),
+        ),
+    )
+    labels = [
+        base.transform_filter(f"datum.value {sign} 0")
+        .mark_text(align=align, dx=shift, color=MUTED, fontSize=11)
+        .encode(x="value:Q", text="text:N")
+        for sign, align, shift in _LABEL_SIDES
+    ]
+    title = "The parts of the change were not stored"
+    measured, ffn = additive.get("measured_mean"), additive.get("ffn_mean")
+    if measured is not None and ffn is not None:
+        title = f"FFN layers write {number(ffn, signed=True)} of the measured {number(measured, signed=True)} logits"
+    return _figure(
+        alt.layer(alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x="zero:Q"), bars, *labels),
+        title,
+        "FFN, attention, embedding and constant terms add up to the measured change exactly. The sum of all I "
+        "stands for the FFN part; where it differs, normalisation makes the difference. Direct contributions only.",
+        "Bars of the parts of the mean change of the logit difference.",
+        height=380,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- pieces
+
+_LABEL_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = ((">=", "left", 5), ("<", "right", -5))
+
+
+def _figure(chart: Any, title: str, caption: str, description: str, height: int = HEIGHT) -> Figure:
+    finished = chart.properties(height=height, width="container", description=description)
+    return Figure(finished, title, caption, description)
+
+
+def _legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
+    """Colour legend above the chart: full colours, even where the marks are translucent."""
+    return alt.Legend(
+        title=None,
+        columns=columns,
+        orient="top",
+        labelLimit=label_limit,
+        symbolType="circle",
+        symbolOpacity=1,
+        symbolStrokeWidth=0,
+    )
+
+
+def _neutral_legend(stroke: bool = False) -> alt.Legend:
+    """Legend below the chart for a channel that is not colour (dash, shape, opacity), in the muted colour."""
+    if stroke:
+        return alt.Legend(
+            title=None, orient="bottom", symbolType="stroke", symbolStrokeColor=MUTED, symbolStrokeWidth=2.5
+        )
+    return alt.Legend(title=None, orient="bottom", symbolFillColor=MUTED, symbolStrokeWidth=0)
+
+
+def _dash(field: str, names: Sequence[str], dashes: Sequence[Sequence[int]]) -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(names), range=[list(dash) for dash in dashes])
+    return alt.StrokeDash(f"{field}:N", scale=scale, legend=_neutral_legend(stroke=True))
+
+
+def _colour(field: str, names: Any, colours: Sequence[str]) -> alt.Color:
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=_legend())
+
+
+def _layer_ticks(count: int) -> alt.Axis:
+    """Ticks on layers only, at most about a dozen."""
+    return alt.Axis(values=list(range(0, count, max(1, -(-count // 12)))), format="d", grid=False)
+
+
+def _layer_axis(layers: pd.DataFrame, room: float = 0.0) -> alt.X:
+    """The layer axis; `room` leaves that share of the width free on the right, for labels."""
+    count = _n_layers(layers)
+    end = max(count - 0.7, 0.3)
+    scale = alt.Scale(domain=[-0.3, end + room * (end + 0.3)], nice=False)
+    return alt.X("layer:Q", title="Layer", scale=scale, axis=_layer_ticks(count))
+
+
+def _zero_line() -> alt.Chart:
+    return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, opacity=0.8).encode(y="zero:Q")
+
+
+def _interval_tooltip(unit: str) -> list[alt.Tooltip]:
+    suffix = f" ({unit})" if unit else ""
+    return [
+        alt.Tooltip("mean:Q", title=f"Mean{suffix}", format="+.3f" if unit else ".3f"),
+        alt.Tooltip("low:Q", title="95 % from", format="+.3f" if unit else ".3f"),
+        alt.Tooltip("high:Q", title="95 % to", format="+.3f" if unit else ".3f"),
+        alt.Tooltip("n:Q", title="Pairs"),
+    ]
+
+
+def _named_conditions(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(condition=rows["condition"].map(CONDITION_NAMES).fillna(rows["condition"]))
+
+
+def _padded(values: Sequence[float], share: float = 0.06) -> alt.Scale:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    pad = share * (high - low) or 0.5
+    return alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
+
+
+def _n_pairs(layers: pd.DataFrame) -> int:
+    return int(layers["pair_id"].nunique())
+
+
+def _n_layers(frame: pd.DataFrame) -> int:
+    return int(frame["layer"].max()) + 1 if len(frame) else 1
+
+
+def _article(component: str) -> str:
+    return "The FFN" if component == "FFN" else component
+
+
+def _change_rows(layers: pd.DataFrame) -> pd.DataFrame:
+    """Mean change (perturbed minus original) of FFN and attention contribution per layer, over pairs that have both."""
+    wide = layers.pivot_table(
+        index=["pair_id", "layer"], columns="condition", values=["ffn", "attention"], observed=True
+    )
+    parts = []
+    for part in ("ffn", "attention"):
+        if (part, "original") in wide and (part, "perturbed") in wide:
+            change = (wide[(part, "perturbed")] - wide[(part, "original")]).rename("change").reset_index()
+            parts.append(over_pairs(change, ["layer"], "change").assign(component=COMPONENT_NAMES[part]))
+    if not parts:
+        return pd.DataFrame(columns=["layer", "mean", "n", "low", "high", "component"])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _trajectory_title(rows: pd.DataFrame) -> str:
+    """Names the first step from which the two passes' intervals stay apart to the end."""
+    wide = rows.pivot_table(index=["step", "layer", "after"], columns="condition", values=["mean", "low", "high"])
+    names = list(CONDITION_NAMES.values())
+    if any(("mean", name) not in wide for name in names) or wide.empty:
+        return "Only one of the two passes was recorded"
+    gap = wide[("mean", names[1])] - wide[("mean", names[0])]
+    last = [number(float(wide[("mean", name)].iloc[-1]), signed=True) for name in names]
+    ends = f"{last[0]} against {last[1]} logits"
+    if any(("low", name) not in wide for name in names):
+        return f"The two prompts end at {ends}"
+    apart = (wide[("low", names[0])] > wide[("high", names[1])]) | (wide[("low", names[1])] > wide[("high", names[0])])
+    apart &= np.sign(gap) == np.sign(gap.iloc[-1])
+    if not apart.iloc[-1]:
+        return f"The two prompts do not come apart clearly: they end at {ends}"
+    first = len(apart) - int(apart[::-1].cumprod().sum())
+    _, layer, after = wide.index[first]
+    part = "the FFN" if after == "FFN" else "attention"
+    return f"The two prompts part for good after {part} of layer {int(layer)} and end at {ends}"
+
+
+def _top_positions(neurons: pd.DataFrame, top: pd.DataFrame) -> pd.Series:
+    width = max(int(neurons["neuron"].max()), 1) if len(neurons) else 1
+    return top["layer"] + (top["neuron"] / width - 0.5) * 0.7
+
+
+def _uncrowded_labels(top: pd.DataFrame, column: str, neurons: pd.DataFrame) -> list[str]:
+    """Names for the first few top neurons, leaving out those that would be written over a label already placed."""
+    spread = float(neurons[column].max() - neurons[column].min()) or 1.0 if len(neurons) else 1.0
+    width = max(_n_layers(neurons), 1)
+    placed: list[tuple[float, float]] = []
+    labels = []
+    for row in top.to_dict("records"):
+        x, y = row["position"] / width, row[column] / spread
+        free = all(abs(x - px) > 0.13 or abs(y - py) > 0.06 for px, py in placed)
+        if free and len(placed) < MAX_LABELS:
+            placed.append((x, y))
+            labels.append(row["name"])
+        else:
+            labels.append("")
+    return labels
+
+
+def _binned_crowd(drawn: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Counts of neurons per layer and importance bin: x0, x1, y0, y1, layer, n (empty cells left out)."""
+    values = drawn[column].to_numpy(dtype=float)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, NEURON_BINS + 1)
+    bins = np.clip(np.digitize(values, edges) - 1, 0, NEURON_BINS - 1)
+    cells = pd.DataFrame({"layer": drawn["layer"].to_numpy(), "bin": bins}).value_counts().rename("n").reset_index()
+    return pd.DataFrame(
+        {
+            "layer": cells["layer"],
+            "x0": cells["layer"] - 0.35,
+            "x1": cells["layer"] + 0.35,
+            "y0": edges[cells["bin"].to_numpy()],
+            "y1": edges[cells["bin"].to_numpy() + 1],
+            "n": cells["n"],
+        }
+    )
+
+
+def visible(token: str) -> str:
+    """A token as it can be read: spaces and line breaks made visible."""
+    return token.replace(" ", "␣").replace("\n", "⏎") or "∅"

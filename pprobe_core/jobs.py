@@ -1,0 +1,422 @@
+"""Probes in the background: one worker thread owns the models; requests queue, show progress and can be stopped."""
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from pprobe_core import settings
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.prompt_sets import BUILT_IN, limit_pairs, load_prompt_set
+from pprobe_core.errors import BadRequest, Cancelled, PprobeError, StoreUnavailable
+from pprobe_core.models.catalogue import find_model
+from pprobe_core.probing.types import Coupling, ProbeRequest
+from pprobe_core.store import JobRow, NotWritable, Store, job_id_of
+from pprobe_core.store.jobs import BlockKind, State
+
+if TYPE_CHECKING:  # torch comes with these; pages that only read must not wait for it
+    from pprobe_core.models.pool import ModelPool
+
+Phase = Literal["", "loading", "two passes", "generating", "scoring", "saving"]
+COUPLINGS: tuple[Coupling, ...] = ("plain", "norm_aware")
+INTERNAL_ERROR = 1  # exit code of the command line for an error nobody foresaw
+ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled", "interrupted"})
+MESSAGES: dict[Phase, str] = {
+    "": "",
+    "loading": "Loading the model",
+    "two passes": "Running both prompts of each pair",
+    "generating": "Reading the first words of the model's answers",
+    "scoring": "Scoring every neuron",
+    "saving": "Saving the run",
+}
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job as a page or the command line shows it.
+
+    `done` of `total` are prompt pairs of the present phase (0 of 0 where a phase has no steps); `eta_seconds` is the
+    time this phase still needs at the pace seen so far, None until there is one. `position` is the place in the queue,
+    from 1; 0 when it does not wait. `message` says in words what goes on; `error` is a sentence for the user.
+    """
+
+    job_id: str
+    state: State
+    phase: Phase
+    done: int
+    total: int
+    eta_seconds: float | None
+    message: str
+    error: str | None
+    exit_code: int | None  # what the command line ends with where the job failed
+    run_id: str | None
+    position: int
+    request: ProbeRequest
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing more will happen by itself."""
+        return self.state in ENDED
+
+
+@dataclass
+class _Live:
+    """What the worker knows about the job in its hands."""
+
+    job_id: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    cancelled: bool = False  # by the user; else the process is closing
+    again: bool = False  # asked for once more while it was being stopped
+    phase: Phase = "loading"
+    done: int = 0
+    total: int = 0
+    resumed: int = 0  # of `done`, not computed in this phase's time
+    started: float = field(default_factory=time.monotonic)
+
+    def enter(self, phase: Phase, total: int = 0, done: int = 0) -> None:
+        self.phase, self.total, self.done, self.resumed, self.started = phase, total, done, done, time.monotonic()
+
+    def eta_seconds(self) -> float | None:
+        fresh = self.done - self.resumed
+        if fresh <= 0:
+            return None
+        return (time.monotonic() - self.started) / fresh * (self.total - self.done)
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise Cancelled("The probe was stopped; what was finished is kept and used when it is asked for again.")
+
+
+class _Block(Protocol):
+    @property
+    def index(self) -> int: ...
+    @property
+    def pair_index(self) -> Any: ...
+    def to_bytes(self) -> bytes: ...
+
+
+B = TypeVar("B", bound=_Block)
+
+
+class Jobs:
+    """The queue and its worker. Every method may be called from any thread; none of them runs a model.
+
+    With `resume`, jobs that a former process left unfinished are taken up again at once; finished blocks are not
+    computed a second time. `notice` is a sentence to show when runs cannot be kept, else "".
+    """
+
+    def __init__(self, store: Store, pool: "ModelPool | None" = None, *, resume: bool = True, notice: str = "") -> None:
+        self.store = store
+        self.notice = notice
+        self._pool = pool
+        self._queue: list[str] = []
+        self._live: _Live | None = None
+        self._outcomes: dict[str, tuple[State, str | None, int | None]] = {}  # ends that the file could not take
+        self._closing = False
+        self._changed = threading.Condition()
+        store.mark_interrupted()
+        if resume:
+            store.clean_jobs()
+            for row in store.unfinished_jobs():
+                self._queue.append(store.add_job(row.request).job_id)
+        self._thread = threading.Thread(target=self._work, name="pprobe-worker", daemon=True)
+        self._thread.start()
+
+    # -- what pages and the command line call --
+
+    def submit(self, request: ProbeRequest) -> str:
+        """Ask for a probe and return its job_id at once.
+
+        A request that is under way is the same job; one whose run exists ends at once with that run; one that was
+        stopped goes on where it stopped. Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
+        """
+        request = checked(request)
+        with self._changed:
+            if self._closing:
+                raise StoreUnavailable("The program is closing, so no new probe can start.")
+            if self._outcomes.pop(job_id_of(request), None) is not None:
+                # It ended here, but the file could not take that and still says "running".
+                self.store.set_job_state(job_id_of(request), "interrupted")
+            row = self.store.add_job(request)
+            if self._live is not None and self._live.job_id == row.job_id and self._live.cancelled:
+                self._live.again = True
+            if row.state == "queued" and row.job_id not in self._queue:
+                self._queue.append(row.job_id)
+                self._changed.notify_all()
+        return row.job_id
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where a job stands. Raises BadRequest when there is no such job."""
+        row = self.store.job(job_id)
+        if row is None:
+            raise BadRequest(f"There is no job {job_id!r}. Start the probe again.")
+        return self._status(row)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job: at once when it waits, after the block at hand when it runs; an ended job is left as it is."""
+        with self._changed:
+            if self._live is not None and self._live.job_id == job_id:
+                self._live.cancelled = True
+                self._live.stop.set()
+            else:
+                if job_id in self._queue:
+                    self._queue.remove(job_id)
+                row = self.store.job(job_id)
+                if row is not None and row.state in ("queued", "interrupted"):
+                    self.store.set_job_state(job_id, "cancelled")
+            self._changed.notify_all()
+
+    def wait(self, job_id: str, timeout: float | None = None) -> JobStatus:
+        """Block until the job has ended or `timeout` seconds have passed; the status then."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        while True:
+            status = self.status(job_id)
+            left = 1.0 if limit is None else limit - time.monotonic()
+            if status.ended or left <= 0:
+                return status
+            with self._changed:
+                self._changed.wait(min(left, 0.1))
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Stop the worker after the block at hand; its job becomes "interrupted" and goes on at the next start.
+
+        Lets the results file go. False when the worker did not stop in `timeout` seconds (it ends with the process).
+        """
+        with self._changed:
+            self._closing = True
+            if self._live is not None:
+                self._live.stop.set()
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        stopped = not self._thread.is_alive()
+        live = self._live
+        if not stopped and live is not None and live.cancelled:
+            with contextlib.suppress(StoreUnavailable):  # it was the user who stopped it: it must not go on by itself
+                self.store.set_job_state(live.job_id, "cancelled")
+        self.store.close()
+        return stopped
+
+    @property
+    def busy(self) -> bool:
+        """True while a job runs or waits."""
+        with self._changed:
+            return self._live is not None or bool(self._queue)
+
+    def _status(self, row: JobRow) -> JobStatus:
+        with self._changed:
+            live = replace(self._live) if self._live is not None and self._live.job_id == row.job_id else None
+            position = self._queue.index(row.job_id) + 1 if row.job_id in self._queue else 0
+            state, error, code = self._outcomes.get(row.job_id, (row.state, row.error, row.exit_code))
+        status = JobStatus(row.job_id, state, "", 0, 0, None, "", error, code, row.run_id, position, row.request)
+        if state == "queued":
+            return replace(status, message=f"Waiting, place {position} in the queue" if position else "Starting")
+        if state != "running" or live is None:
+            return status
+        message = "Stopping after the block at hand" if live.stop.is_set() else MESSAGES[live.phase]
+        eta = live.eta_seconds()
+        return replace(status, phase=live.phase, done=live.done, total=live.total, eta_seconds=eta, message=message)
+
+    # -- the worker --
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or bool(self._queue))
+                if self._closing:
+                    return
+                live = self._live = _Live(self._queue.pop(0))
+            try:
+                self._run(live)
+            finally:
+                with self._changed:
+                    self._live = None
+                    if live.again and not self._closing and live.job_id not in self._queue:
+                        with contextlib.suppress(StoreUnavailable):
+                            self.store.set_job_state(live.job_id, "queued")
+                            self._queue.append(live.job_id)
+                    self._changed.notify_all()
+
+    def _run(self, live: _Live) -> None:
+        """One job from start to end; whatever happens becomes a state of the job."""
+        try:
+            self.store.set_job_state(live.job_id, "running")
+            row = self.store.job(live.job_id)
+            if row is not None:
+                self._probe(live, row.request)
+        except Cancelled:
+            self._end(live.job_id, "cancelled" if live.cancelled else "interrupted")
+        except PprobeError as error:
+            self._end(live.job_id, "failed", str(error), error.exit_code)
+        except BaseException as error:
+            self._end(live.job_id, "failed", self._explain(error), INTERNAL_ERROR)
+            with contextlib.suppress(StoreUnavailable):
+                self.store.drop_blocks(live.job_id)  # the fault may lie in them: the next attempt starts afresh
+
+    def _end(self, job_id: str, state: State, error: str | None = None, exit_code: int | None = None) -> None:
+        try:
+            self.store.set_job_state(job_id, state, error=error, exit_code=exit_code)
+        except StoreUnavailable:  # a full disk: the user still learns how it ended
+            with self._changed:
+                self._outcomes[job_id] = (state, error, exit_code)
+
+    def _probe(self, live: _Live, request: ProbeRequest) -> None:
+        """Run one probe, committing every block, and store its run."""
+        # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from pprobe_core.probing import probe
+        from pprobe_core.probing.capture import CaptureBlock
+        from pprobe_core.probing.generation import GenerationBlock
+
+        circuit = load_circuit(request.circuit)
+        prompt_set = load_prompt_set(circuit, request.prompts)
+        live.check()
+        with self._models().lease(request.model, live.stop) as loaded:
+            key = probe.request_key(loaded, circuit, prompt_set, request)
+            known = self.store.find(key)
+            if known is not None:
+                self.store.set_job_state(live.job_id, "done", run_id=known)
+                return
+            self.store.start_job(live.job_id, key)
+            prepared = probe.prepare(loaded, circuit, prompt_set, request)
+            n_pairs = len(prepared.pairs)
+            captured = self._blocks(
+                live, "capture", n_pairs, CaptureBlock.from_bytes, lambda n: probe.capture_blocks(loaded, prepared, n)
+            )
+            generated: list[GenerationBlock] = []
+            if request.generate:
+                generated = self._blocks(
+                    live,
+                    "generation",
+                    n_pairs,
+                    GenerationBlock.from_bytes,
+                    lambda n: probe.generation_blocks(loaded, prepared, n),
+                )
+            live.enter("scoring")
+            result = probe.summarise(loaded, prepared, captured, generated, request)
+            live.check()
+            live.enter("saving")
+            summary = result.summary | {"model_path": loaded.path}
+            self.store.save_run(replace(result, summary=summary), live.job_id)
+
+    def _blocks(
+        self,
+        live: _Live,
+        kind: BlockKind,
+        n_pairs: int,
+        decode: Callable[[bytes], B],
+        compute: Callable[[int], Iterator[B]],
+    ) -> list[B]:
+        """All blocks of one kind: those committed before, then the missing ones, each committed as it is made."""
+        blocks = [decode(payload) for payload in self.store.blocks(live.job_id, kind)]
+        live.enter(
+            "two passes" if kind == "capture" else "generating", n_pairs, sum(len(block.pair_index) for block in blocks)
+        )
+        live.check()
+        for block in compute(len(blocks)):
+            self.store.add_block(live.job_id, kind, block.index, block.to_bytes())
+            blocks.append(block)
+            live.done += len(block.pair_index)
+            live.check()
+        return blocks
+
+    def _models(self) -> "ModelPool":
+        if self._pool is None:
+            self._pool = _shared_pool()
+        return self._pool
+
+    def _explain(self, error: BaseException) -> str:
+        """A sentence for an error nobody foresaw; the details go to a log file beside the results file."""
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+            return (
+                "The computer's memory is too small for this probe. Use a smaller model, or fewer or shorter prompts."
+            )
+        log = self._log_file()
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"\n{datetime.now(UTC).isoformat(timespec='seconds')}\n")
+                traceback.print_exception(error, file=file)
+        except OSError:
+            return f"The probe stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed."
+        return (
+            f"The probe stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed; "
+            f"the details for a bug report are in {log}."
+        )
+
+    def _log_file(self) -> Path:
+        folder = Path(tempfile.gettempdir()) if self.store.in_memory else self.store.path.parent
+        return folder / "pprobe.log"
+
+    def list(self) -> Sequence[JobStatus]:
+        """All jobs, newest first."""
+        return [self._status(row) for row in self.store.jobs()]
+
+
+def checked(request: ProbeRequest) -> ProbeRequest:
+    """The request with whole paths, so that it means the same in whatever folder it is taken up again.
+
+    Raises BadRequest or ModelUnavailable for one that cannot be met, as far as that shows without a model.
+    """
+    circuit = load_circuit(request.circuit)
+    model = find_model(request.model).id
+    if request.coupling not in COUPLINGS:
+        raise BadRequest(f"There is no coupling {request.coupling!r}. The couplings are {', '.join(COUPLINGS)}.")
+    limit_pairs(load_prompt_set(circuit, request.prompts).pairs, request.limit)
+    prompts = request.prompts if request.prompts in BUILT_IN else str(Path(request.prompts).expanduser().resolve())
+    return replace(request, model=model, prompts=prompts)
+
+
+_lock = threading.Lock()
+_pool_lock = threading.Lock()
+_the_jobs: tuple[Path, Jobs] | None = None
+_the_pool: "ModelPool | None" = None
+
+
+def shared(db_path: Path | None = None) -> Jobs:
+    """The process-wide queue on the results file `db_path` (default: settings.default_db()).
+
+    Where that file cannot be written, runs are kept in memory and `notice` says so. Raises StoreUnavailable when the
+    file is damaged, newer or in use by another process. Another path closes the queue of the former one.
+    """
+    global _the_jobs
+    path = Path(db_path or settings.default_db()).expanduser().resolve()
+    with _lock:
+        if _the_jobs is not None:
+            if _the_jobs[0] == path:
+                return _the_jobs[1]
+            _the_jobs[1].close()
+            _the_jobs = None
+        try:
+            jobs = Jobs(Store(path))
+        except NotWritable as error:
+            notice = f"{error} Until then runs are kept in memory and are gone when the program ends."
+            jobs = Jobs(Store(":memory:"), notice=notice)
+        _the_jobs = (path, jobs)
+        return jobs
+
+
+def close() -> None:
+    """Close the process-wide queue, if there is one; unfinished jobs go on at the next start."""
+    global _the_jobs
+    with _lock:
+        if _the_jobs is not None:
+            _the_jobs[1].close()
+            _the_jobs = None
+
+
+def _shared_pool() -> "ModelPool":
+    """One pool for the whole process, so that a model is never in memory twice."""
+    global _the_pool
+    from pprobe_core.models.pool import ModelPool
+
+    with _pool_lock:
+        if _the_pool is None:
+            _the_pool = ModelPool()
+        return _the_pool

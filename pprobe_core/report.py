@@ -1,0 +1,247 @@
+"""A stored run as other programs and people read it: the JSON contract, a short text, files to take away."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from pprobe_core.errors import BadRequest
+from pprobe_core.probing.types import Ranking
+from pprobe_core.store import Store
+from pprobe_core.store.plain import plain, records
+
+ExportFormat = Literal["csv", "parquet", "json"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+TOP_NEURONS = 500  # in the JSON of a run
+
+_PAIR_FIELDS = (
+    "pair_id", "split", "input_ids_original", "input_ids_perturbed", "logit_diff_original", "logit_diff_perturbed",
+    "predicted_delta", "ffn_skip_original", "ffn_skip_perturbed",
+    "target_ids", "control_ids",  # the pair's own: with observable.per_pair they differ between pairs
+    "flipped", "original_text", "perturbed_text", "tokens_original", "tokens_perturbed",
+    "covered_original", "covered_perturbed", "response_original", "response_perturbed",
+    "class_original", "class_perturbed", "note",
+)  # fmt: skip
+# A spreadsheet runs a cell that begins like this as a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_STRUCTURES = {
+    "opposition": "opposition circuit: training for alignment overrides an older tendency",
+    "routing": "routing circuit: attention carries the behaviour, single neurons do little",
+    "read_out": "read-out: neurons respond, but switching them off changes nothing",
+    "undetermined": "undetermined: two passes cannot tell the structures apart here",
+    "uninformative": "uninformative: the perturbation changes the decision on too few pairs",
+}
+_RANKING_QUESTIONS: dict[str, str] = {
+    "shared": "which neurons carry the change, the same way on every pair (the paper's |mean I|)",
+    "magnitude": "which neurons change the decision most, in whichever direction (RMS of I)",
+    "ablation": "which neurons should matter when they are switched off (min(-I, c * a) and its mirror)",
+}
+
+
+def run_json(store: Store, run_id: str, ranking: Ranking = "shared", top: int = TOP_NEURONS) -> dict[str, Any]:
+    """A run as one JSON-able object: the summary, `layers`, `pairs`, and the first `top` `neurons` of a ranking.
+
+    Values in logits, ratios and shares as fractions, null where undefined, times ISO 8601 in UTC.
+    Raises BadRequest for an unknown run or ranking.
+    """
+    run = store.run(run_id)
+    neurons = store.top_neurons(run_id, ranking, top)
+    document: dict[str, Any] = {"run_id": run_id, "created_at": run.created_at}
+    document |= run.summary
+    document |= {
+        "ranking": ranking,
+        "pairs": records(store.pairs(run_id)[list(_PAIR_FIELDS)]),
+        "neurons": records(neurons),
+        "token_preview": records(store.token_preview(run_id)),
+        "request": run.request,
+        "environment": run.environment,
+    }
+    return dict(plain(document))
+
+
+def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 10) -> str:
+    """A run in about thirty lines of plain words: verdict, reasons, measurements with n, top neurons, checks."""
+    run = store.run(run_id)
+    s = run.summary
+    lines = [
+        f"Run {run_id}: {s.get('circuit', run.request.circuit)} on {s.get('model', run.request.model)}, "
+        f"prompts {s.get('prompts', run.request.prompts)}, coupling {run.request.coupling}",
+        f"{s['n_pairs']} prompt pairs, {s['n_forward_passes']} forward passes, {s['seconds']:.1f} s, "
+        f"{run.created_at:%Y-%m-%d %H:%M} UTC",
+        "",
+        *_verdict_lines(s.get("verdict") or {}),
+        "",
+        "Measured",
+        *_measured_lines(s),
+        "",
+        f"Top neurons ({ranking}: {_RANKING_QUESTIONS[ranking]})",
+        *_neuron_lines(store.top_neurons(run_id, ranking, top), s),
+        "",
+        "Checks",
+        *_check_lines(s),
+    ]
+    return "\n".join(lines)
+
+
+def neuron_name(layer: int, neuron: int) -> str:
+    """The name a neuron has everywhere, such as L12.N3405."""
+    return f"L{layer}.N{neuron}"
+
+
+def export_run(store: Store, run_id: str, format: str, out: Path) -> list[Path]:
+    """Write a run into the folder `out`, one file per table and run.json; returns the files written.
+
+    csv: lists as JSON text, text that a spreadsheet would run as a formula gets a leading apostrophe. parquet: lists
+    and types kept. json: one list of objects per table. Raises BadRequest when the format is unknown, the folder cannot
+    be written or already holds another run.
+    """
+    if format not in EXPORT_FORMATS:
+        raise BadRequest(f"There is no export format {format!r}. The formats are {', '.join(EXPORT_FORMATS)}.")
+    document = run_json(store, run_id)
+    tables = {
+        "pairs": store.pairs(run_id),
+        "layers": store.layers(run_id),
+        "neurons": store.neurons(run_id),
+        "first_tokens": store.first_tokens(run_id),
+        "token_preview": store.token_preview(run_id),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _refuse_other_run(out / "run.json", run_id)
+        written = [out / "run.json"]
+        write_json(document, written[0])
+        for name, frame in tables.items():
+            path = out / f"{name}.{format}"
+            if format == "csv":
+                safe_for_spreadsheets(frame).to_csv(path, index=False, encoding="utf-8")
+            elif format == "parquet":
+                frame.to_parquet(path, index=False)
+            else:
+                write_json(records(frame), path)
+            written.append(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadRequest(f"The run cannot be written to {out} ({reason}). Name another folder with --out.") from error
+    return written
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a value as JSON (UTF-8, null for what is undefined). Raises OSError when the file cannot be written."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy in which no text cell can be run as a formula, and lists are JSON text."""
+    return pd.DataFrame({name: _safe_column(frame[name]) for name in frame.columns})
+
+
+def _safe_column(column: pd.Series) -> Any:
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column
+    return [_safe_cell(value) for value in column.tolist()]
+
+
+def _safe_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(plain(value), ensure_ascii=False)
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+def _refuse_other_run(path: Path, run_id: str) -> None:
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        other = there.get("run_id") if isinstance(there, dict) else None
+    except ValueError:
+        other = None
+    if other != run_id:
+        what = f"the run {other}" if other else "a run.json of something else"
+        raise BadRequest(f"{path.parent} already holds {what}. Name another folder with --out.")
+
+
+# -- the short text --
+
+
+def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
+    structure = str(verdict.get("structure", "undetermined"))
+    return [
+        f"Verdict: {_STRUCTURES.get(structure, structure)}",
+        *(f"  - {reason}" for reason in verdict.get("reasons") or ()),
+        f"  What fits: {verdict.get('recommendation', 'nothing yet')}",
+    ]
+
+
+def _measured_lines(s: dict[str, Any]) -> list[str]:
+    diff, skip = s["logit_diff"], s["ffn_skip"]
+    flipped = s.get("n_flipped")
+    count = f"{flipped} of {s['n_pairs']}, " if flipped is not None else ""
+    lines = [
+        f"  Pairs that change sides (flip rate): {_number(s['flip_rate'], '.2f')} "
+        f"({count}{_interval(s.get('flip_interval'), '.2f')})",
+        f"  Logit difference: {_number(diff['original_mean'])} on the original prompts, "
+        f"{_number(diff['perturbed_mean'])} on the perturbed ones",
+        f"  Change: {_number(diff['delta_mean'])} logits ({_interval(diff.get('delta_interval'))}); "
+        f"the neurons' importances add up to {_number(diff['predicted_delta_mean'])}",
+        f"  FFN/Skip of the last layer: {_number(skip['mean'], '.2f')} ({_interval(skip.get('interval'), '.2f')}); "
+        f"original {_number(skip['original_mean'], '.2f')}, perturbed {_number(skip['perturbed_mean'], '.2f')}",
+    ]
+    generation = s.get("generation")
+    if generation:
+        lines.append(
+            f"  Generated answers on the side the logit difference predicts: {generation['n_agree']} of "
+            f"{generation['n_answers']} ({_interval(generation.get('agreement_interval'), '.2f')})"
+        )
+    return lines
+
+
+def _neuron_lines(top: pd.DataFrame, s: dict[str, Any]) -> list[str]:
+    splits = ", ".join(s.get("ranking_splits") or ()) or "all"
+    lines = [f"  ranked on the split {splits} (n = {s['n_ranking_pairs']} pairs)"] if "n_ranking_pairs" in s else []
+    for row in top.to_dict("records"):
+        name = neuron_name(int(row["layer"]), int(row["neuron"]))
+        lines.append(
+            f"  {int(row['rank']):>3}  {name:<12} mean importance {_number(row['importance_mean'], '+.3f'):>8}, "
+            f"RMS {_number(row['importance_rms'], '.3f'):>6}, "
+            f"same sign on {_number(row['sign_consistency'], '.0%')} of pairs"
+        )
+    return lines
+
+
+def _check_lines(s: dict[str, Any]) -> list[str]:
+    lines = []
+    null, additive = s.get("null"), s.get("additive")
+    if null:
+        lines.append(
+            f"  {null['n_above']} neurons lie above |mean importance| {_number(null['importance_threshold'], '.3f')}, "
+            f"the height that random signs reach ({null['draws']} draws)"
+        )
+    if additive:
+        lines.append(
+            f"  Measured against predicted change per pair: correlation {_number(additive['correlation'], '.2f')} "
+            f"(random pairing reaches {_number(additive['null_correlation_95'], '.2f')} in 5 % of draws)"
+        )
+    if s.get("decomposition_error") is not None:
+        lines.append(f"  Parts sum to the logit difference within {s['decomposition_error']:.1e} logits")
+    if s.get("skipped"):
+        first = s["skipped"][0]
+        lines.append(f"  {len(s['skipped'])} pairs were left out; the first, {first['pair_id']}: {first['reason']}")
+    lines += [f"  Token note: {warning}" for warning in (s.get("token_warnings") or ())[:3]]
+    lines += [f"  Model note: {note}" for note in s.get("model_notes") or ()]
+    return lines or ["  none recorded"]
+
+
+def _number(value: Any, spec: str = "+.2f") -> str:
+    value = plain(value)
+    return "undefined" if value is None else format(value, spec)
+
+
+def _interval(interval: Sequence[float] | None, spec: str = "+.2f") -> str:
+    if not interval or any(plain(end) is None for end in interval):
+        return "no interval"
+    return f"95 % interval {interval[0]:{spec}} to {interval[1]:{spec}}"
