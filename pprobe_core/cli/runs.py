@@ -1,0 +1,73 @@
+"""The commands that read, export and delete stored runs."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from pprobe_core import report, settings
+from pprobe_core.cli.output import say, table, write_answer
+from pprobe_core.errors import BadRequest
+from pprobe_core.store import Store
+from pprobe_core.store.plain import records
+
+_COLUMNS = ("run_id", "created_at", "model", "circuit", "prompts", "coupling", "n_pairs", "flip_rate", "ffn_skip_mean")
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """`runs list`: the history, newest first."""
+    history = pd.DataFrame()
+    if _path(options).exists():  # reading makes no files
+        with Store(_path(options)) as store:
+            history = store.runs()
+    if options.json:
+        write_answer(records(history), options.json)
+    elif history.empty:
+        say(f"No runs yet in {_path(options)}. `python -m pprobe_core probe --model ... --circuit ...` makes one.")
+    else:
+        history["created_at"] = history["created_at"].dt.strftime("%Y-%m-%d %H:%M")
+        columns = (*_COLUMNS, "structure", "stage")
+        say(table(list(history[list(columns)].itertuples(index=False, name=None)), columns))
+    return 0
+
+
+def show_run(options: argparse.Namespace) -> int:
+    """`runs show ID`: the report of a run, or its JSON."""
+    with _holding(options) as store:
+        if options.json:
+            write_answer(report.run_json(store, options.run_id, options.ranking), options.json)
+        else:
+            say(report.run_text(store, options.run_id, options.ranking))
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """`runs export ID`: a run's tables as files."""
+    with _holding(options) as store:
+        written = report.export_run(store, options.run_id, options.format, options.out.expanduser())
+    say("\n".join(str(path) for path in written))
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    """`runs delete ID --yes`: a run is gone for good."""
+    with _holding(options) as store:
+        store.run(options.run_id)
+        if not options.yes:
+            raise BadRequest(
+                f"Run {options.run_id} and everything measured in it would be deleted. Add --yes to do it."
+            )
+        store.delete_run(options.run_id)
+    say(f"Run {options.run_id} was deleted.")
+    return 0
+
+
+def _path(options: argparse.Namespace) -> Path:
+    return Path(options.db or settings.default_db()).expanduser()
+
+
+def _holding(options: argparse.Namespace) -> Store:
+    """The results file that should hold the run asked for."""
+    if not _path(options).exists():
+        raise BadRequest(f"There is no run {options.run_id!r}: there is no results file {_path(options)} yet.")
+    return Store(_path(options))
