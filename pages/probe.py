@@ -1,0 +1,120 @@
+"""Probe: what one run found. Verdict, layers, neurons, pairs."""
+
+import streamlit as st
+
+from pprobe_core import charts
+from pprobe_core.probing.types import RANKINGS
+from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
+from ui import cards, shell, tables, words
+
+run = shell.chosen_run()
+if run is None:
+    st.title("Probe")
+    shell.no_run_yet()
+    st.stop()
+
+circuit = shell.circuits().get(run.request.circuit)
+target = circuit.target_meaning if circuit else "the target tokens"
+control = circuit.control_meaning if circuit else "the control tokens"
+pairs, layers = shell.read("pairs", run.run_id), shell.read("layers", run.run_id)
+
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.title(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False, width="content")
+    shell.run_picker(run.run_id)
+st.caption(shell.run_facts(run))
+
+cards.verdict_card(run)
+cards.headline_numbers(run)
+
+st.header("Can these prompts tell something?", anchor="prompts")
+left, right = st.columns([3, 2], gap="large")
+with left:
+    shell.figure(charts.margins(pairs), key="margins")
+with right:
+    st.markdown("**The first tokens that are watched**")
+    preview = shell.read("token_preview", run.run_id)
+    cards.preview_table(preview)
+    cards.preview_flag(preview)
+    st.caption(f"Target: {shell.escaped(target)}. Control: {shell.escaped(control)}.")
+    cards.left_out(run)
+
+st.header("Where in the network", anchor="layers")
+left, right = st.columns(2, gap="large")
+with left:
+    shell.figure(charts.trajectory(layers, target, control), key="trajectory")
+with right:
+    shell.figure(charts.layer_change(layers), key="change")
+left, right = st.columns(2, gap="large")
+with left:
+    shell.figure(charts.layer_ratio(layers, ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP), key="ratio")
+with right:
+    shell.figure(charts.layer_signals(layers), key="signals")
+
+
+@st.fragment
+@shell.calm_errors()
+def neurons_section() -> None:
+    """Ranking chooser, map and table; a region drawn in the map filters the table."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control(
+            "Ranking",
+            RANKINGS,
+            key="ranking",
+            format_func=str.capitalize,
+            help=words.HELP["ranking"],
+            required=True,
+            persist_state="session",
+        )
+        st.select_slider(
+            "Neurons marked",
+            [10, 20, 50, 100, 200, 500],
+            key="top_k",
+            help=words.HELP["top_k"],
+            width=260,
+            persist_state="session",
+        )
+    ranking = st.session_state["ranking"]
+    shell.sync_selection()
+    st.markdown(words.RANKING_QUESTION[ranking])
+    st.caption(cards.concentration(run))
+    everything = shell.read("neurons", run.run_id)
+    top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        drawn = charts.neuron_map(everything, top, ranking, shell.null_threshold(run, ranking))
+        event = shell.figure(drawn, key=f"map_{ranking}", on_select="rerun", selection_mode="brush")
+        st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
+    with right:
+        brush = event.selection.get("brush") if event else None
+        tables.neuron_table(shell.ranked_neurons(run.run_id, ranking, brush, st.session_state["top_k"]), bool(brush))
+
+
+st.header("Which neurons", anchor="neurons")
+st.session_state.setdefault("top_k", 50)
+neurons_section()
+
+
+st.header("Do the neurons explain the change?", anchor="explained")
+check = run.summary.get("additive") or {}
+left, right = st.columns(2, gap="large")
+with left:
+    drawn = charts.predicted_change(pairs, check.get("correlation"), check.get("null_correlation_95"))
+    shell.figure(drawn, key="predicted")
+with right:
+    shell.figure(charts.carriers(check), key="carriers")
+
+
+@st.fragment
+@shell.calm_errors()
+def pairs_section() -> None:
+    """Table of pairs; the chosen pair below it in full."""
+    place = tables.pairs_table(pairs, circuit)
+    tables.pair_in_full(pairs.iloc[place], shell.read("first_tokens", run.run_id), circuit)
+
+
+st.header("Pair by pair", anchor="pairs")
+st.caption("Tick a row to see that pair in full below the table.")
+pairs_section()
+
+with st.expander("How this run was made", icon=":material/receipt_long:"):
+    tables.provenance(run)

@@ -1,0 +1,122 @@
+"""Runs: the history. Filter, open, compare two, delete."""
+
+import streamlit as st
+
+from pprobe_core import charts
+from ui import shell, tables, words
+
+
+@st.dialog("Delete for good?")
+def confirm_delete(run_ids: list[str]) -> None:
+    """Ask before runs are deleted."""
+    runs = shell.store().runs().set_index("run_id")
+    for run_id in run_ids:
+        if run_id in runs.index:
+            st.markdown(f"- {shell.escaped(shell.run_title(runs.loc[run_id]))}")
+    st.caption("The numbers cannot be brought back, but the same request computes them again.")
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button("Keep", key="keep", help="Close without deleting."):
+            st.rerun()
+        if st.button("Delete", key="really_delete", type="primary", help="Delete these runs from the results file."):
+            for run_id in run_ids:
+                shell.delete_run(run_id)
+            st.rerun()
+
+
+st.title("Runs")
+everything = shell.store().runs()
+if everything.empty:
+    shell.no_run_yet()
+    st.stop()
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    circuits = st.multiselect(
+        "Behaviour",
+        sorted(everything["circuit"].unique()),
+        key="filter_circuit",
+        format_func=shell.circuit_title,
+        placeholder="All behaviours",
+        help="Show only runs of these behaviours.",
+        persist_state="session",
+    )
+    models = st.multiselect(
+        "Model",
+        sorted(everything["model"].unique()),
+        key="filter_model",
+        placeholder="All models",
+        help="Show only runs of these models.",
+        persist_state="session",
+    )
+shown = everything[
+    (everything["circuit"].isin(circuits) | (not circuits)) & (everything["model"].isin(models) | (not models))
+].reset_index(drop=True)
+st.caption(
+    f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them."
+)
+chosen = tables.history(shown)
+
+with st.container(horizontal=True):
+    if st.button(
+        "Open",
+        key="open",
+        icon=":material/open_in_new:",
+        disabled=len(chosen) != 1,
+        help="Show the ticked run on the Probe page.",
+    ):
+        shell.show_run(chosen[0])
+        st.switch_page(shell.PROBE)
+    if st.button(
+        "Delete…",
+        key="delete",
+        icon=":material/delete:",
+        disabled=not chosen,
+        help="Delete the ticked runs, after asking.",
+    ):
+        confirm_delete(chosen)
+
+st.header("Compare two runs", anchor="compare")
+if len(everything) < 2:
+    st.info(
+        "Two finished runs are needed to compare. Run another behaviour or model on the Start page.",
+        icon=":material/info:",
+    )
+    st.stop()
+
+titles = {str(row["run_id"]): shell.run_title(row) for row in everything.to_dict("records")}
+ids = list(titles)
+if len(chosen) == 2 and st.session_state.get("_compared") != chosen:
+    st.session_state["_compared"] = chosen
+    st.session_state["run_a"], st.session_state["run_b"] = chosen
+for key, default in (("run_a", ids[0]), ("run_b", ids[1])):
+    if st.session_state.get(key) not in ids:
+        st.session_state[key] = default
+left, right = st.columns(2, gap="large")
+for column, key, name in ((left, "run_a", "Run A"), (right, "run_b", "Run B")):
+    column.selectbox(
+        name, ids, key=key, format_func=lambda i: titles[i], help=words.HELP["run"], persist_state="session"
+    )
+a, b = st.session_state["run_a"], st.session_state["run_b"]
+if a == b:
+    st.info("Choose two different runs.", icon=":material/info:")
+    st.stop()
+
+run_a, run_b = shell.store().run(a), shell.store().run(b)
+names = [f"{shell.circuit_title(r.request.circuit)}, {r.request.model}" for r in (run_a, run_b)]
+left, right = st.columns([2, 3], gap="large")
+with left:
+    tables.side_by_side(run_a, run_b)
+    st.caption(tables.shared_neurons(run_a, run_b))
+with right:
+    quantity = st.segmented_control(
+        "Overlay",
+        ["ffn", "attention", "skip", "ffn_skip", "lens_after_ffn"],
+        key="overlay",
+        default="ffn",
+        format_func=lambda q: words.QUANTITIES[q],
+        required=True,
+        help="Which layer-wise number of the two runs to lay over each other.",
+    )
+    shell.figure(
+        charts.compare_layers(shell.read("layers", a), shell.read("layers", b), *names, quantity),
+        key=f"compare_{quantity}",
+    )

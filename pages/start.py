@@ -1,0 +1,156 @@
+"""Start: what this is, what to look at, and the result of the last such run."""
+
+import streamlit as st
+
+from pprobe_core import charts
+from pprobe_core.store import job_id_of
+from ui import backend, cards, shell, words
+
+
+def forget_run() -> None:
+    """A new choice: the Probe page follows the pickers again."""
+    st.session_state["run"] = ""
+
+
+def new_model() -> None:
+    """Another model was chosen."""
+    forget_run()
+    shell.pick_prompts_for_model()
+
+
+st.title("What happens inside a chat model when it decides?")
+st.markdown(words.ABOUT)
+
+with st.container(border=True, key="pickers"):
+    model_column, circuit_column, prompts_column, button_column = st.columns(
+        [3, 3, 3, 1.4], vertical_alignment="bottom"
+    )
+    titles = shell.model_titles()
+    model = st.session_state["model"]
+    model_column.selectbox(
+        "Model",
+        list(titles) if model in titles else [*titles, model],
+        key="model",
+        format_func=lambda m: titles.get(m, m),
+        help=words.HELP["model"],
+        accept_new_options=True,
+        on_change=new_model,
+        persist_state="session",
+    )
+    circuit_column.selectbox(
+        "Behaviour",
+        list(shell.circuits()),
+        key="circuit",
+        format_func=shell.circuit_title,
+        help=words.HELP["circuit"],
+        on_change=forget_run,
+        persist_state="session",
+    )
+    prompts_column.selectbox(
+        "Prompt set",
+        [*words.PROMPT_SETS, words.OWN_FILE],
+        key="prompts",
+        format_func=lambda p: words.PROMPT_SETS.get(p, "My own file"),
+        help=words.HELP["prompts"],
+        on_change=forget_run,
+        persist_state="session",
+    )
+    circuit = shell.circuits()[st.session_state["circuit"]]
+    st.caption(
+        f"{shell.escaped(circuit.description)} **{shell.escaped(circuit.question)}** "
+        f"{shell.escaped(circuit.perturbation_text)}"
+    )
+    if st.session_state["prompts"] == words.OWN_FILE:
+        uploaded = st.file_uploader("Prompt pairs", ["csv", "jsonl"], key="upload", help=words.HELP["own_file"])
+        if uploaded is not None:
+            st.session_state["own_prompts"] = str(backend.keep_upload(uploaded.name, uploaded.getvalue()))
+        ready = shell.check_own_file(circuit)
+    else:
+        ready = True
+    with st.expander("Advanced", icon=":material/tune:"):
+        coupling_column, limit_column, seed_column = st.columns(3)
+        coupling_column.selectbox(
+            "Coupling",
+            list(words.COUPLINGS),
+            key="coupling",
+            format_func=lambda c: words.COUPLINGS[c],
+            help=words.HELP["coupling"],
+            on_change=forget_run,
+            persist_state="session",
+        )
+        limit_column.number_input(
+            "Pairs at most",
+            0,
+            10_000,
+            key="limit",
+            help=words.HELP["limit"],
+            on_change=forget_run,
+            persist_state="session",
+        )
+        st.session_state.setdefault("seed", shell.ProbeRequest.seed)
+        seed_column.number_input(
+            "Seed", 0, 2**31 - 1, key="seed", help=words.HELP["seed"], on_change=forget_run, persist_state="session"
+        )
+    request = shell.request_from_pickers()
+    job = backend.find_job(job_id_of(request))
+    under_way = job is not None and job.state in shell.ACTIVE
+    if button_column.button(
+        "Run",
+        key="run_button",
+        type="primary",
+        icon=":material/play_arrow:",
+        width="stretch",
+        help=words.HELP["run_button"],
+        disabled=under_way or not ready,
+    ):
+        forget_run()
+        shell.submit(request)
+        st.rerun()
+
+if refused := st.session_state.pop("refused", None):
+    st.error(refused, icon=":material/error:")
+
+run_id = shell.stored_run(request) if ready else None
+if under_way:
+    shell.watch_job(job.job_id)
+elif job is not None and job.state == "failed":
+    st.error(f"The last try failed: {job.error}", icon=":material/error:")
+elif job is not None and job.state == "cancelled" and run_id is None:
+    st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
+
+if run_id is None:
+    if ready and not under_way:
+        st.info(
+            "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models.",
+            icon=":material/hourglass_empty:",
+        )
+    st.stop()
+
+run = shell.store().run(run_id)
+with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    st.header(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False)
+    st.page_link(
+        shell.PROBE, label="Open the full result", icon=":material/arrow_forward:", query_params={"run": run_id}
+    )
+cards.verdict_card(run, n_reasons=2)
+cards.headline_numbers(run)
+
+st.header("Can these prompts tell something?", anchor=False)
+left, right = st.columns([3, 2], gap="large")
+with left:
+    shell.figure(charts.margins(shell.read("pairs", run_id)), key="start_margins")
+with right:
+    st.markdown("**The first tokens that are watched**")
+    preview = shell.read("token_preview", run_id)
+    cards.preview_table(preview)
+    cards.preview_flag(preview)
+    st.caption(
+        f"Target: {shell.escaped(circuit.target_meaning)}. Control: {shell.escaped(circuit.control_meaning)}. "
+        "The logit difference compares the two groups."
+    )
+
+st.header("Where the two prompts part", anchor=False)
+shell.figure(
+    charts.trajectory(shell.read("layers", run_id), circuit.target_meaning, circuit.control_meaning),
+    key="start_trajectory",
+)

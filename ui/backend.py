@@ -1,0 +1,55 @@
+"""The one worker and its results file, as the pages see them. No page opens either on its own."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pprobe_core import jobs as core_jobs
+from pprobe_core import settings
+from pprobe_core.errors import PprobeError
+from pprobe_core.models import catalogue
+from pprobe_core.probing.types import ProbeRequest
+
+FIRST_MODEL, FIRST_CIRCUIT = "mini-qwen3", "safety_refusal"
+
+log = logging.getLogger(__name__)
+
+
+def jobs() -> core_jobs.Jobs:
+    """The process-wide worker. Raises StoreUnavailable when the results file cannot be used."""
+    return core_jobs.shared()
+
+
+def open_workplace() -> None:
+    """Start the worker; in an empty results file ask for a first real run, so that there is something to look at.
+
+    A results file that cannot be used does not keep the server from starting: every page then says what is wrong.
+    """
+    try:
+        worker = jobs()
+        shipped = [entry.id for entry in catalogue.shipped_models()]
+        if worker.store.runs().empty and not worker.list() and FIRST_MODEL in shipped:
+            worker.submit(ProbeRequest(model=FIRST_MODEL, circuit=FIRST_CIRCUIT))
+    except PprobeError as error:
+        log.warning("%s", error)
+
+
+def close_workplace() -> None:
+    """Stop the worker between two blocks and let the results file go; unfinished jobs go on at the next start."""
+    core_jobs.close()
+
+
+def keep_upload(name: str, data: bytes) -> Path:
+    """Store an uploaded prompt file in the cache folder under a name made from its content; returns its path."""
+    stem = "".join(c for c in Path(name).stem if c.isalnum() or c in "-_")[:40] or "prompts"
+    suffix = ".jsonl" if name.lower().endswith((".jsonl", ".json")) else ".csv"
+    folder = settings.cache_dir() / "prompts"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
+    path.write_bytes(data)
+    return path
+
+
+def find_job(job_id: str) -> core_jobs.JobStatus | None:
+    """Status of a job, None when there is none of this id."""
+    return next((job for job in jobs().list() if job.job_id == job_id), None)

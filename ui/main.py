@@ -1,0 +1,23 @@
+"""The frame around every page: page settings, navigation, selections from the address, sidebar."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from ui import shell
+
+st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="auto")
+
+st.logo(str(Path(__file__).with_name("logo.svg")), size="large")
+page = st.navigation(
+    [
+        st.Page("../pages/start.py", title="Start", icon=":material/home:", default=True),
+        st.Page("../pages/probe.py", title="Probe", icon=":material/query_stats:", url_path="probe"),
+        st.Page("../pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
+        st.Page("../pages/glossary.py", title="Glossary", icon=":material/menu_book:", url_path="glossary"),
+    ]
+)
+with shell.calm_errors():
+    shell.sync_selection()
+    shell.sidebar()
+    page.run()

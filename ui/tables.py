@@ -1,0 +1,279 @@
+"""The tables of the result pages: neurons, pairs, history, comparison, provenance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import charts
+from pprobe_core.circuits.schema import Circuit
+from pprobe_core.store import Run
+from ui import cards, shell, words
+
+NUMBER = st.column_config.NumberColumn
+TEXT = st.column_config.TextColumn
+
+
+def neuron_table(neurons: pd.DataFrame, brushed: bool) -> None:
+    """Neurons in the order of a ranking, with what each column means on its header."""
+    st.markdown(f"**{len(neurons)} neurons{' inside the selection' if brushed else ''}, in the ranking's order**")
+    rows = neurons.assign(
+        sign_consistency=100 * neurons["sign_consistency"],
+        name=[charts.neuron_name(a, b) for a, b in zip(neurons["layer"], neurons["neuron"], strict=True)],
+    )
+    columns = [
+        "rank", "name", "importance_mean", "importance_rms", "sign_consistency", "coherence", "ablation_score",
+        "coupling", "act_original_mean", "act_perturbed_mean",
+    ]  # fmt: skip
+    st.dataframe(
+        rows[columns],
+        hide_index=True,
+        height=430,
+        key="neuron_table",
+        alt="Neurons by rank with their scores",
+        column_config={
+            "rank": NUMBER("Rank", help="Place in the chosen ranking, over all neurons.", width="small"),
+            "name": TEXT("Neuron", help=words.GLOSSARY["Neuron"]),
+            "importance_mean": NUMBER("Mean I", format="%+.3f", help=words.GLOSSARY["Importance I"]),
+            "importance_rms": NUMBER(
+                "RMS I", format="%.3f", help="Typical size of I over pairs, whatever its sign (logits)."
+            ),
+            "sign_consistency": NUMBER("Same sign", format="%.0f %%", help=words.GLOSSARY["Sign consistency"]),
+            "coherence": NUMBER("Coherence", format="%.2f", help=words.GLOSSARY["Coherence"]),
+            "ablation_score": NUMBER(
+                "Ablation score",
+                format="%+.3f",
+                help="What switching the neuron off would do to the original answer on the direct path, as far as "
+                "it also responds to the perturbation (logits).",
+            ),
+            "coupling": NUMBER("Coupling", format="%+.3f", help=words.GLOSSARY["Coupling"]),
+            "act_original_mean": NUMBER(
+                "Act. original", format="%+.3f", help="Mean activation on the original prompts."
+            ),
+            "act_perturbed_mean": NUMBER(
+                "Act. perturbed", format="%+.3f", help="Mean activation on the perturbed prompts."
+            ),
+        },
+    )
+
+
+def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
+    """All pairs with their margins; returns the place of the chosen row (the first one when none is chosen)."""
+    classes = {c.name: c.title for c in circuit.response_classes} if circuit else {}
+    rows = pairs.assign(
+        pair_id=short_ids(list(pairs["pair_id"])),
+        delta=pairs["logit_diff_perturbed"] - pairs["logit_diff_original"],
+        split=pairs["split"].map(words.SPLITS).fillna(pairs["split"]),
+        class_original=pairs["class_original"].map(classes).fillna(pairs["class_original"]),
+        class_perturbed=pairs["class_perturbed"].map(classes).fillna(pairs["class_perturbed"]),
+    )
+    margin = "Logit difference F on this prompt; above zero leans to the target."
+    event = st.dataframe(
+        rows[
+            [
+                "pair_id",
+                *(["note"] if (pairs["note"] != "").any() else []),
+                "original_text",
+                "perturbed_text",
+                "logit_diff_original",
+                "logit_diff_perturbed",
+                "delta",
+                "predicted_delta",
+                "flipped",
+                "class_original",
+                "class_perturbed",
+                "split",
+            ]
+        ],
+        hide_index=True,
+        height=300,
+        key="pairs_table",
+        on_select="rerun",
+        selection_mode="single-row",
+        alt="Prompt pairs with their logit differences",
+        column_config={
+            "pair_id": TEXT("Pair", help=words.HELP["pair"], width="small"),
+            "note": TEXT("What differs", help="The word that was changed, or what to know about this pair.", width=150),
+            "original_text": TEXT("Original", help="Last user turn of the original prompt.", width="medium"),
+            "perturbed_text": TEXT("Perturbed", help="Last user turn of its perturbed twin.", width="medium"),
+            "logit_diff_original": NUMBER("F original", format="%+.2f", help=margin),
+            "logit_diff_perturbed": NUMBER("F perturbed", format="%+.2f", help=margin),
+            "delta": NUMBER("Change", format="%+.2f", help="Perturbed minus original, measured (logits)."),
+            "predicted_delta": NUMBER("Predicted", format="%+.2f", help="Sum of all neurons' importance I (logits)."),
+            "flipped": st.column_config.CheckboxColumn("Flips", help=words.GLOSSARY["Flip rate"]),
+            "class_original": TEXT(
+                "Answer, original", help="Class of the answer the model wrote to the original prompt."
+            ),
+            "class_perturbed": TEXT(
+                "Answer, perturbed", help="Class of the answer the model wrote to the perturbed prompt."
+            ),
+            "split": TEXT("Split", help=words.GLOSSARY["Discovery, validation, held out"]),
+        },
+    )
+    chosen = event.selection.rows
+    return int(chosen[0]) if chosen and chosen[0] < len(pairs) else 0
+
+
+def short_ids(ids: Sequence[str]) -> list[str]:
+    """Pair ids without the beginning they share, where that keeps them apart."""
+    short = [str(pair_id).rsplit("-", 1)[-1] for pair_id in ids]
+    return short if len(set(short)) == len(short) else [str(pair_id) for pair_id in ids]
+
+
+def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
+    """One pair: both conversations, tokens with the changed pieces marked, first tokens, answers."""
+    with st.container(border=True, key="pair_in_full"):
+        st.markdown(f"#### Pair {shell.escaped(str(pair['pair_id']))}")
+        if pair["note"]:
+            st.caption(f":material/info: {shell.escaped(str(pair['note']))}")
+        for column, name in zip(st.columns(2, gap="large"), ("original", "perturbed"), strict=True):
+            with column:
+                margin = charts.number(pair[f"logit_diff_{name}"], signed=True)
+                st.markdown(f"**{name.capitalize()} prompt**, logit difference {margin}")
+                cards.conversation(pair[f"{name}_prompt"], pair[f"{name}_text"])
+                cards.response(circuit, pair[f"response_{name}"], pair[f"class_{name}"], "Answer")
+        left, right = st.columns(2, gap="large")
+        with left:
+            st.markdown("**The same prompts as the model reads them**")
+            cards.token_rows(pair["tokens_original"], pair["tokens_perturbed"])
+            st.caption("Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format.")
+        mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
+        with right:
+            if len(mine):
+                shell.figure(charts.first_tokens(mine), key="first_tokens")
+
+
+def history(runs: pd.DataFrame) -> list[str]:
+    """The list of runs; returns the ids of the chosen rows."""
+    rows = runs.assign(
+        flip_rate=100 * runs["flip_rate"],
+        circuit=[shell.circuit_title(c) for c in runs["circuit"]],
+        structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
+        coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
+    )
+    columns = [
+        "created_at", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
+        "n_pairs", "coupling", "seconds", "n_forward_passes", "run_id",
+    ]  # fmt: skip
+    event = st.dataframe(
+        rows[columns],
+        hide_index=True,
+        height="content" if len(rows) <= 10 else 400,
+        key="history",
+        on_select="rerun",
+        selection_mode="multi-row",
+        alt="Finished runs, newest first",
+        column_config={
+            "created_at": st.column_config.DatetimeColumn(
+                "When (UTC)", format="D MMM YYYY, HH:mm", help="When it finished."
+            ),
+            "circuit": TEXT("Behaviour", help=words.HELP["circuit"]),
+            "model": TEXT("Model", help=words.HELP["model"]),
+            "prompts": TEXT("Prompts", help=words.HELP["prompts"]),
+            "structure": TEXT("Verdict", help="What kind of circuit the run points to."),
+            "stage": TEXT("Stage", help=words.HELP["stage"]),
+            "ffn_skip_mean": NUMBER("FFN/Skip", format="%.2f", help=words.HELP["ffn_skip"]),
+            "flip_rate": NUMBER("Flips", format="%.0f %%", help=words.HELP["flip_rate"]),
+            "n_pairs": NUMBER("Pairs", help="Prompt pairs measured."),
+            "coupling": TEXT("Coupling", help=words.HELP["coupling"]),
+            "seconds": NUMBER("Seconds", format="%.1f", help="Time the computation took."),
+            "n_forward_passes": NUMBER("Passes", help="Forward passes spent on the pairs: two for each."),
+            "run_id": TEXT("Run", help="First digits of the fingerprint of everything the run depends on."),
+        },
+    )
+    return [str(runs.iloc[i]["run_id"]) for i in event.selection.rows if i < len(runs)]
+
+
+def side_by_side(run_a: Run, run_b: Run) -> None:
+    """Headline numbers of two runs, one row per number."""
+    rows = []
+    for label, key, digits in (
+        ("Pairs", ("n_pairs",), 0),
+        ("Flip rate", ("flip_rate",), 2),
+        ("FFN/Skip", ("ffn_skip", "mean"), 2),
+        ("F on original", ("logit_diff", "original_mean"), 2),
+        ("F on perturbed", ("logit_diff", "perturbed_mean"), 2),
+        ("Change of F, measured", ("logit_diff", "delta_mean"), 2),
+        ("Change of F, predicted", ("logit_diff", "predicted_delta_mean"), 2),
+        ("Verdict", ("verdict", "structure"), 0),
+        ("Stage", ("verdict", "stage"), 0),
+        ("Seconds", ("seconds",), 1),
+    ):
+        rows.append({"": label, "A": _shown(run_a, key, digits), "B": _shown(run_b, key, digits)})
+    for label, key in (
+        ("FFN/Skip, 95 %", ("ffn_skip", "interval")),
+        ("Change of F, 95 %", ("logit_diff", "delta_interval")),
+    ):
+        rows.append({"": label, "A": shell.interval(_value(run_a, key)), "B": shell.interval(_value(run_b, key))})
+    settings = (
+        ("Model", "model"),
+        ("Behaviour", "circuit"),
+        ("Prompts", "prompts"),
+        ("Coupling", "coupling"),
+        ("Seed", "seed"),
+    )
+    for label, name in settings:
+        rows.append({"": label, "A": str(getattr(run_a.request, name)), "B": str(getattr(run_b.request, name))})
+    st.table(pd.DataFrame(rows).set_index(""))
+
+
+def shared_neurons(run_a: Run, run_b: Run, k: int = 50) -> str:
+    """How many of the first k neurons two runs of equally shaped models share, and how many chance would give."""
+    shapes = [[int(run.summary.get(name) or 0) for name in ("n_layers", "d_mlp")] for run in (run_a, run_b)]
+    if not all(shapes[0]) or shapes[0] != shapes[1]:
+        return "The two models have other numbers of neurons, so single neurons cannot be compared."
+    rows = shell.store().compare_neurons(run_a.run_id, run_b.run_id, "shared", k)
+    both = int(((rows["rank_a"] <= k) & (rows["rank_b"] <= k)).sum())
+    chance = k * k / (shapes[0][0] * shapes[0][1])
+    return (
+        f"{both} of the first {k} neurons (shared ranking) stand in both lists; "
+        f"two random lists would share about {charts.number(chance, 1)}."
+    )
+
+
+def _value(run: Run, path: tuple[str, ...]) -> Any:
+    value: Any = run.summary
+    for step in path:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _shown(run: Run, path: tuple[str, ...], digits: int) -> str:
+    value = _value(run, path)
+    if isinstance(value, str):
+        return words.STRUCTURES.get(value, value)
+    return charts.number(value, digits)
+
+
+def provenance(run: Run) -> None:
+    """Everything a run depends on, so that it can be repeated."""
+    s = run.summary
+    facts = {
+        "Run": run.run_id,
+        "Request key": run.request_key,
+        "Model": s.get("model") or run.request.model,
+        "Weights (SHA-256)": s.get("weights_sha256"),
+        "Tokeniser (SHA-256)": s.get("tokenizer_sha256"),
+        "Circuit (SHA-256)": s.get("circuit_sha256"),
+        "Prompt set (SHA-256)": s.get("prompt_set_sha256"),
+        "Revision": s.get("revision"),
+        "Coupling": words.COUPLINGS.get(run.request.coupling, run.request.coupling),
+        "Seed": run.request.seed,
+        "Forward passes": s.get("n_forward_passes"),
+        "Largest error of the exact parts (logits)": (s.get("structure_check") or {}).get("decomposition_error"),
+        "Answer rules": (s.get("generation") or {}).get("rules_version"),
+        "Engine": s.get("engine_version"),
+        "Seconds": charts.number(s.get("seconds"), 1),
+        **run.environment,
+    }
+    rows = [{"": name, "Value": str(value)} for name, value in facts.items() if value not in (None, "")]
+    st.table(pd.DataFrame(rows).set_index(""))
+    st.caption("The same request on the same weights gives the same run.")
+    st.code(
+        f"python -m pprobe_core probe --model {run.request.model} --circuit {run.request.circuit} "
+        f"--prompts {run.request.prompts} --coupling {run.request.coupling}"
+        + (f" --limit {run.request.limit}" if run.request.limit else ""),
+        language="bash",
+        wrap_lines=True,
+    )
