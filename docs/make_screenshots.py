@@ -1,0 +1,123 @@
+"""Makes the pictures of the README: `python docs/make_screenshots.py` writes docs/images/*.png from real runs.
+
+Starts a dashboard on an empty results file in a temporary folder, computes the runs that the pictures show, and takes
+them with the browser the tests use. Nothing in the pictures is drawn by hand.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pprobe_core import jobs  # noqa: E402
+from pprobe_core.probing.types import ProbeRequest  # noqa: E402
+from tests.test_browser import launch  # noqa: E402
+
+REQUESTS = (
+    ProbeRequest(model="mini-qwen3", circuit="language"),
+    ProbeRequest(model="mini-qwen3-base", circuit="safety_refusal"),
+    ProbeRequest(model="mini-qwen3", circuit="safety_refusal"),
+)
+
+
+def main() -> None:
+    """Compute the runs, open the pages, save the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder of the pictures")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pprobe.duckdb"
+        runs = compute(path)
+        with dashboard(path) as url, sync_playwright() as playwright:
+            browser = launch(playwright)
+            if browser is None:
+                sys.exit("There is no Chromium or Chrome to take the pictures with.")
+            probe = f"{url}/probe?run={runs['mini-qwen3', 'safety_refusal']}"
+            take(browser, f"{url}/", out / "start.png", 1280, 1500, "light")
+            take(browser, probe, out / "probe.png", 1440, None, "light")
+            take(browser, probe, out / "probe-dark.png", 1440, 1400, "dark")
+            take(browser, f"{url}/runs", out / "runs.png", 1280, None, "light")
+
+
+def compute(path: Path) -> dict[tuple[str, str], str]:
+    """Run the probes the pictures show: (model, circuit) -> run_id."""
+    queue = jobs.shared(path)
+    found = {}
+    for request in REQUESTS:
+        status = queue.wait(queue.submit(request))
+        if status.run_id is None:
+            sys.exit(f"{request.circuit} on {request.model} did not finish: {status.error}")
+        found[request.model, request.circuit] = status.run_id
+    jobs.close()
+    return found
+
+
+@contextlib.contextmanager
+def dashboard(path: Path) -> Iterator[str]:
+    """A dashboard on the results file, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
+    server = subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, env=os.environ | {"PPROBE_DB": str(path)}, stdout=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=2)  # noqa: S310
+                break
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def take(browser: Browser, url: str, file: Path, width: int, height: int | None, scheme: str) -> None:
+    """One picture of a page; without a height the window is made as high as the page."""
+    context = browser.new_context(
+        reduced_motion="reduce", viewport={"width": width, "height": height or 900}, color_scheme=scheme
+    )  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector('[data-testid="stVegaLiteChart"] .marks', timeout=60_000)
+    settle(page)
+    if height is None:
+        content = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+        page.set_viewport_size({"width": width, "height": int(content)})
+        settle(page)
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        file, optimize=True
+    )  # a quarter of the bytes, no visible difference
+    print(file)
+    context.close()
+
+
+def settle(page: Page) -> None:
+    """Until scripts and charts are done."""
+    page.wait_for_timeout(1500)
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    page.wait_for_timeout(2500)
+
+
+if __name__ == "__main__":
+    main()

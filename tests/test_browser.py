@@ -1,0 +1,282 @@
+"""The main path in a real headless browser: first run, another behaviour, result, ranking, comparison, deletion, links.
+
+Takes the system's Chromium or Chrome, else Playwright's own download. Without either the tests are skipped, unless
+PPROBE_REQUIRE_BROWSER=1 says that they must run.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+FIRST_RUN = "Safety refusal in mini-qwen3"
+PATIENCE = 240_000  # ms; seconds suffice on a free computer, but a shared one may be busy
+ROW_HEIGHT = 35  # of the tables, which are drawn on a canvas
+
+
+def launch(playwright: Playwright) -> Browser | None:
+    """The system's browser, else Playwright's own; None when there is neither."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    system = next((path for name in names if (path := shutil.which(name))), None)
+    for executable in [system, None] if system else [None]:
+        try:
+            return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        except PlaywrightError:
+            continue
+    return None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = launch(playwright)
+        if found is None:
+            reason = (
+                "there is no Chromium or Chrome, and Playwright has not downloaded one (playwright install chromium)"
+            )
+            if os.environ.get("PPROBE_REQUIRE_BROWSER") == "1":
+                pytest.fail(f"PPROBE_REQUIRE_BROWSER=1, but {reason}")
+            pytest.skip(reason)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a dashboard on an empty results file of its own."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"PPROBE_DB": str(folder / "pprobe.duckdb"), "PPROBE_CACHE": str(folder)}
+    log = folder / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until = time.monotonic() + 60
+        while not answers(url):
+            assert server.poll() is None, f"the dashboard ended at once:\n{log.read_text()[-3000:]}"
+            assert time.monotonic() < until, f"the dashboard does not answer:\n{log.read_text()[-3000:]}"
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as response:
+            return response.read() == b"ok"
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture
+def page(browser: Browser, dashboard: str) -> Iterator[Page]:
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900}, base_url=dashboard)
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=60_000)
+    yield opened
+    context.close()
+
+
+def settled(page: Page) -> Page:
+    """The page has stopped working, and shows no error."""
+    page.wait_for_timeout(300)
+    page.wait_for_selector(
+        '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
+    )
+    assert page.get_by_test_id("stException").count() == 0
+    assert page.get_by_text("Something unexpected happened").count() == 0
+    return page
+
+
+def charts_with_marks(page: Page, at_least: int) -> None:
+    """That many charts are drawn, each with marks in it."""
+    charts = page.get_by_test_id("stVegaLiteChart")
+    expect(charts.nth(at_least - 1)).to_be_attached(timeout=PATIENCE)
+    for place in range(charts.count()):
+        chart = charts.nth(place)
+        chart.scroll_into_view_if_needed()
+        expect(chart.locator("svg.marks, canvas.marks").first).to_be_visible(timeout=PATIENCE)
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].map(chart => {
+            const svg = chart.querySelector('svg.marks');
+            if (svg) return svg.querySelectorAll('.role-mark path, .role-mark line, .role-mark rect').length;
+            const canvas = chart.querySelector('canvas');
+            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(pixels).size;
+        })"""
+    )
+    assert min(drawn) > 1, drawn
+
+
+def go_to(page: Page, name: str) -> Page:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    return settled(page)
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    page.get_by_role("heading", level=1).scroll_into_view_if_needed()  # an open list closes when the page scrolls
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option).click()
+    settled(page)
+
+
+def tick_row(table: Locator, row: int) -> None:
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 18, "y": ROW_HEIGHT * row + ROW_HEIGHT * 1.5})
+
+
+def test_the_main_path(page: Page) -> None:
+    # A first run of the shipped model appears by itself.
+    page.goto("/")
+    expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
+    charts_with_marks(settled(page), 2)
+
+    # Another behaviour: Run, wait, result.
+    choose(page, "Behaviour", "Output language")
+    expect(page.get_by_text("has not been run yet")).to_be_visible()
+    page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("heading", name="Output language in mini-qwen3")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+
+    # The full result: all charts, Chinese text, the prompts' tokens.
+    page.get_by_role("link", name="Open the full result").click()
+    expect(page.get_by_role("heading", name="Pair by pair")).to_be_visible(timeout=PATIENCE)
+    assert re.search(r"/probe\?.*run=[0-9a-f]{12}", page.url)
+    charts_with_marks(settled(page), 9)
+    assert re.search(r"[\u4e00-\u9fff]", page.get_by_test_id("stMain").inner_text())
+    assert (
+        page.evaluate(
+            """() => {
+            const draw = text => {
+                const canvas = document.createElement('canvas');
+                const context = canvas.getContext('2d');
+                context.font = '20px ' + getComputedStyle(document.body).fontFamily;
+                context.fillText(text, 5, 30);
+                return canvas.toDataURL();
+            };
+            return new Set(['语', '言', '\\u{10FFFD}'].map(draw)).size;  // a missing glyph is the same box for all
+        }"""
+        )
+        == 3
+    )
+
+    # Another ranking: sentence, address, map.
+    page.get_by_test_id("stButtonGroup").get_by_role("radio", name="Ablation").or_(
+        page.get_by_role("button", name="Ablation")
+    ).first.click()
+    expect(page.get_by_text("would change the original answer if switched off")).to_be_visible()
+    settled(page)
+    assert "ranking=ablation" in page.url
+
+    # A rectangle drawn in the neuron map filters the table beside it.
+    neuron_map = page.locator('[class*="st-key-map_ablation"] canvas, [class*="st-key-map_ablation"] svg.marks').first
+    neuron_map.scroll_into_view_if_needed()
+    box = neuron_map.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.7, steps=8)
+    page.mouse.up()
+    expect(page.get_by_text(re.compile(r"\d+ neurons inside the selection"))).to_be_visible()
+
+    # Runs: compare the two, then delete one after confirming.
+    go_to(page, "Runs")
+    expect(page.get_by_text("2 of 2 runs")).to_be_visible()
+    charts_with_marks(page, 1)
+    page.get_by_role("radio", name="FFN/Skip").or_(page.get_by_role("button", name="FFN/Skip")).first.click()
+    expect(page.get_by_text("FFN/Skip ratio by depth")).to_be_visible()
+    tick_row(page.locator('[class*="st-key-history"] [data-testid="stDataFrame"]').first, 0)
+    settled(page)
+    page.get_by_role("button", name="Delete…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("Output language")).to_be_visible()
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("1 of 1 runs")).to_be_visible()
+    settled(page)
+
+    # The one that is left opens from the history.
+    tick_row(page.locator('[class*="st-key-history"] [data-testid="stDataFrame"]').first, 0)
+    settled(page)
+    page.locator(".st-key-open").get_by_role("button").click()
+    expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
+
+
+def background(page: Page) -> tuple[int, ...]:
+    colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    return tuple(int(value) for value in re.findall(r"\d+", colour)[:3])
+
+
+def test_a_deep_link_in_a_fresh_dark_browser_opens_the_run(browser: Browser, dashboard: str, page: Page) -> None:
+    page.goto("/")
+    link = page.get_by_role("link", name="Open the full result")
+    expect(link).to_be_visible(timeout=PATIENCE)
+    run = re.search(r"run=[0-9a-f]{12}", link.get_attribute("href") or "")
+    assert run is not None
+    assert min(background(page)) > 200
+    context = browser.new_context(
+        reduced_motion="reduce", viewport={"width": 1920, "height": 1080}, color_scheme="dark"
+    )
+    fresh = context.new_page()
+    fresh.set_default_timeout(PATIENCE)
+    fresh.goto(f"{dashboard}/probe?{run[0]}&ranking=magnitude")
+    expect(fresh.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
+    expect(fresh.get_by_text("RMS importance.")).to_be_visible()
+    charts_with_marks(settled(fresh), 9)
+    assert max(background(fresh)) < 60
+    context.close()
+
+
+def test_a_narrow_window_shows_everything_without_scrolling_sideways(browser: Browser, dashboard: str) -> None:
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 420, "height": 900})
+    narrow = context.new_page()
+    narrow.set_default_timeout(PATIENCE)
+    for path, heading in (("/", FIRST_RUN), ("/probe", FIRST_RUN), ("/runs", "Runs"), ("/glossary", "Glossary")):
+        narrow.goto(f"{dashboard}{path}")
+        expect(narrow.get_by_role("heading", name=heading, exact=True)).to_be_visible(timeout=PATIENCE)
+        settled(narrow)
+        wide, seen = narrow.evaluate(
+            "() => { const m = document.querySelector('[data-testid=stMain]'); return [m.scrollWidth, m.clientWidth]; }"
+        )
+        assert wide <= seen + 1, path
+    context.close()

@@ -1,0 +1,479 @@
+"""Pages in every state: no run, running, finished, failed, and a results file that cannot be used; all runs real."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from pprobe_core import jobs as core_jobs
+from pprobe_core.circuits.library import load_circuits
+from pprobe_core.models.catalogue import find_model
+from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.store import Store
+from ui import backend, shell, words
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = ROOT / "ui" / "main.py"
+PAGES = {"start": None, "probe": "../pages/probe.py", "runs": "../pages/runs.py", "glossary": "../pages/glossary.py"}
+SAFETY = ProbeRequest(model="mini-qwen3", circuit="safety_refusal")
+LANGUAGE = ProbeRequest(model="mini-qwen3", circuit="language", limit=12)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file with two runs of the shipped model."""
+    path = tmp_path_factory.mktemp("finished") / "runs.duckdb"
+    jobs = core_jobs.shared(path)
+    for request in (LANGUAGE, SAFETY):
+        status = jobs.wait(jobs.submit(request), 120)
+        assert status.state == "done", status.error
+    core_jobs.close()
+    return path
+
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
+    """Opens a page on a results file of its own: `open_page("probe", copy_of=file, circuit="language")`."""
+
+    def opened(page: str, copy_of: Path | None = None, **address: str) -> AppTest:
+        path = tmp_path / "pprobe.duckdb"
+        if copy_of is not None and not path.exists():
+            shutil.copy(copy_of, path)
+        monkeypatch.setenv("PPROBE_DB", str(path))
+        st.cache_data.clear()
+        st.cache_resource.clear()
+        app = AppTest.from_file(str(MAIN), default_timeout=60)
+        for key, value in address.items():
+            app.query_params[key] = value
+        if PAGES[page]:
+            app.switch_page(PAGES[page])
+        return app.run()
+
+    yield opened
+    core_jobs.close()
+
+
+def words_on(app: AppTest) -> str:
+    """Everything a reader sees as text."""
+    parts = [
+        app.title,
+        app.header,
+        app.subheader,
+        app.markdown,
+        app.caption,
+        app.text,
+        app.info,
+        app.error,
+        app.warning,
+    ]
+    return "\n".join(str(element.value) for group in parts for element in group).replace("\\", "")
+
+
+def calm(app: AppTest) -> AppTest:
+    """The page ended without an exception, and without the net for unforeseen ones."""
+    assert not app.exception
+    assert "Something unexpected" not in words_on(app)
+    return app
+
+
+def charts_on(app: AppTest) -> int:
+    return len(app.get("arrow_vega_lite_chart")) or len(app.get("vega_lite_chart"))
+
+
+# -- no run yet --
+
+
+@pytest.mark.parametrize("page", ["start", "probe", "runs"])
+def test_without_a_run_every_page_says_what_to_do(open_page: Open, page: str) -> None:
+    app = calm(open_page(page))
+    assert "press **run**" in words_on(app).lower()
+    assert charts_on(app) == 0
+
+
+def test_an_empty_results_file_gets_a_real_first_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PPROBE_DB", str(tmp_path / "new.duckdb"))
+    backend.open_workplace()
+    (job,) = backend.jobs().list()
+    assert (job.request.model, job.request.circuit) == ("mini-qwen3", "safety_refusal")
+    assert backend.jobs().wait(job.job_id, 120).state == "done"
+    assert len(backend.jobs().store.runs()) == 1
+    backend.close_workplace()
+    backend.open_workplace()  # a second start finds the run and asks for nothing
+    assert len(backend.jobs().list()) == 1
+    backend.close_workplace()
+
+
+# -- a finished run --
+
+
+def test_start_shows_the_finished_run_of_the_choice(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("start", finished))
+    shown = words_on(app)
+    assert "Safety refusal in mini-qwen3" in shown
+    assert charts_on(app) == 2
+    labels = [metric.label for metric in app.metric]
+    assert labels == ["FFN/Skip, last layer", "Pairs that flip", "Coverage", "Change in logits", "Answers that agree"]
+    assert re.search(r"\[[−\d., ]+\] · n = \d+ prompts", shown)  # interval and n stand beside the number
+    assert "causal" in shown  # the ladder shows what has not been reached, too
+
+
+def test_the_token_preview_stands_before_any_ranking(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished))
+    assert [header.value for header in app.header] == [
+        "Can these prompts tell something?",
+        "Where in the network",
+        "Which neurons",
+        "Do the neurons explain the change?",
+        "Pair by pair",
+    ]
+    preview = next(frame.value for frame in app.dataframe if "string" in frame.value.columns)
+    store = Store(finished)
+    stored = store.token_preview(str(store.runs().iloc[0]["run_id"]))
+    store.close()
+    assert len(preview) == len(stored)
+    assert set(preview["side"]) == {"target", "control"}
+
+
+def test_probe_shows_verdict_charts_tables_and_provenance(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished))
+    shown = words_on(app)
+    assert charts_on(app) == 9
+    run = shell.store().run(app.session_state["run"] or str(shell.store().runs().iloc[0]["run_id"]))
+    for reason in run.summary["verdict"]["reasons"]:
+        assert reason in shown.replace("\\", "")
+    assert words.STRUCTURES[run.summary["verdict"]["structure"]] in shown
+    neurons = next(frame.value for frame in app.dataframe if "importance_rms" in frame.value.columns)
+    top = shell.store().top_neurons(run.run_id, "shared", 50)
+    assert [f"L{r.layer}.N{r.neuron}" for r in top.itertuples()] == list(neurons["name"])
+    assert run.summary["weights_sha256"] in list(app.table[0].value["Value"])
+
+
+@pytest.mark.parametrize("ranking", ["magnitude", "ablation"])
+def test_a_ranking_orders_the_table_and_says_its_question(open_page: Open, finished: Path, ranking: str) -> None:
+    app = calm(open_page("probe", finished, ranking=ranking))
+    assert words.RANKING_QUESTION[ranking] in words_on(app)
+    neurons = next(frame.value for frame in app.dataframe if "importance_rms" in frame.value.columns)
+    top = shell.store().top_neurons(str(shell.store().runs().iloc[0]["run_id"]), ranking, 50)  # type: ignore[arg-type]
+    assert [f"L{r.layer}.N{r.neuron}" for r in top.itertuples()] == list(neurons["name"])
+
+
+def test_the_changed_pieces_of_a_pair_are_marked(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished))
+    chips = [element.proto.body for element in app.get("html")]
+    assert len(chips) == 2
+    assert all("#C45FB5" in body for body in chips)
+
+
+def one_answer(circuit_id: str, response_class: str) -> None:
+    """A page of one generated answer."""
+    from pprobe_core.circuits.library import load_circuit
+    from ui import cards
+
+    cards.response(load_circuit(circuit_id), "Here is how to do it.", response_class, "Answer")
+
+
+def test_compliant_answers_of_the_safety_circuit_are_folded() -> None:
+    side = {c.name: c.side for c in load_circuits()["safety_refusal"].response_classes}
+    assert "control" in side.values()
+    for name in side:
+        app = AppTest.from_function(one_answer, kwargs={"circuit_id": "safety_refusal", "response_class": name}).run()
+        folded = [box for box in app.expander if box.label == "Show the compliant answer"]
+        assert len(folded) == (side[name] == "control")
+        assert not any(box.proto.expanded for box in folded)
+        assert [text.value for text in app.text] == ["Here is how to do it."]
+
+
+def test_answers_of_other_circuits_are_shown_as_they_are() -> None:
+    name = load_circuits()["sycophancy"].response_classes[0].name
+    app = AppTest.from_function(one_answer, kwargs={"circuit_id": "sycophancy", "response_class": name}).run()
+    assert not app.expander
+    assert [text.value for text in app.text] == ["Here is how to do it."]
+
+
+def test_compare_lays_two_runs_side_by_side(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("runs", finished))
+    (table,) = app.table
+    assert list(table.value.columns) == ["A", "B"]
+    assert "safety_refusal" in list(table.value.loc["Behaviour"])
+    assert "language" in list(table.value.loc["Behaviour"])
+    assert charts_on(app) == 1
+    app.segmented_control(key="overlay").set_value("ffn_skip").run()
+    assert "FFN/Skip ratio by depth" in words_on(calm(app))
+
+
+def test_compare_says_how_many_top_neurons_two_runs_share(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("runs", finished))
+    a, b = (str(run_id) for run_id in shell.store().runs()["run_id"])
+    first = [
+        {(r.layer, r.neuron) for r in shell.store().top_neurons(run_id, "shared", 50).itertuples()} for run_id in (a, b)
+    ]
+    assert f"{len(first[0] & first[1])} of the first 50 neurons" in words_on(app)
+
+
+def test_the_run_picker_changes_the_run_and_the_address(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished))
+    other = str(shell.store().runs().set_index("circuit").loc["language", "run_id"])
+    app.selectbox(key="run_picker").set_value(other).run()
+    assert "Output language in mini-qwen3" in words_on(calm(app))
+    assert app.query_params["run"] in (other, [other])
+
+
+def test_the_filter_keeps_matching_runs(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("runs", finished))
+    app.multiselect(key="filter_circuit").set_value(["language"]).run()
+    assert "1 of 2 runs" in words_on(calm(app))
+    history = next(frame.value for frame in app.dataframe if "run_id" in frame.value.columns)
+    assert len(history) == 1
+
+
+def test_a_deleted_run_is_gone_and_no_longer_shown(open_page: Open, finished: Path) -> None:
+    app = open_page("runs", finished)
+    gone = str(shell.store().runs().iloc[0]["run_id"])
+    shell.store().delete_run(gone)
+    assert "Two finished runs are needed" in words_on(calm(app.run()))
+    again = calm(open_page("probe", run=gone))
+    assert f"There is no run '{gone}'" in words_on(again)
+
+
+# -- the address --
+
+
+def test_a_permalink_sets_the_choices_and_drops_what_is_wrong(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("start", finished, circuit="sycophancy", coupling="norm_aware", prompts="nonsense", other="x"))
+    assert app.session_state["circuit"] == "sycophancy"
+    assert app.session_state["coupling"] == "norm_aware"
+    assert app.session_state["prompts"] == "mini"
+    assert "has not been run yet" in words_on(app)
+    assert set(app.query_params) == {"circuit", "coupling"}
+
+
+def test_a_link_to_a_run_opens_that_run(open_page: Open, finished: Path) -> None:
+    open_page("probe", finished)
+    runs = shell.store().runs().set_index("circuit")
+    core_jobs.close()
+    app = calm(open_page("probe", run=str(runs.loc["language", "run_id"])))
+    assert "Output language in mini-qwen3" in words_on(app)
+
+
+def test_a_link_to_a_run_that_is_not_there_says_so(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished, run="0123456789ab"))
+    assert "There is no run '0123456789ab'" in words_on(app)
+
+
+def test_choosing_something_else_lets_go_of_the_linked_run(open_page: Open, finished: Path) -> None:
+    app = open_page("start", finished, run="0123456789ab")
+    app.selectbox(key="circuit").set_value("math").run()
+    assert calm(app).session_state["run"] == ""
+
+
+# -- running, failing, stopping --
+
+
+def wait_for(app: AppTest, done: Callable[[], bool], seconds: float = 60) -> AppTest:
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, "the worker did not come to an end"
+        time.sleep(0.1)
+    return app.run()
+
+
+def test_run_computes_and_shows_the_result(open_page: Open) -> None:
+    app = open_page("start")
+    app.number_input(key="limit").set_value(6).run()
+    app.button(key="run_button").click().run()
+    wait_for(app, lambda: not backend.jobs().busy)
+    assert "6 of 6" in words_on(calm(app)) or "of 6 pairs change sides" in words_on(app)
+    assert len(backend.jobs().store.runs()) == 1
+
+
+@pytest.fixture
+def held_model() -> Iterator[None]:
+    """The shipped model is in someone else's hands, so that a job has to wait for it."""
+    pool = core_jobs._shared_pool()
+    with pool.lease("mini-qwen3"):
+        yield
+
+
+def test_a_job_under_way_shows_progress_and_can_be_cancelled(held_model: None, open_page: Open) -> None:
+    app = open_page("start")
+    app.button(key="run_button").click().run()
+    backend.jobs().submit(LANGUAGE)
+    until = time.monotonic() + 20
+    while not any(job.state == "running" for job in backend.jobs().list()) and time.monotonic() < until:
+        time.sleep(0.05)
+    shown = words_on(calm(app.run()))
+    assert "1 more waiting" in shown
+    assert app.button(key="run_button").disabled
+    assert [bar.proto.value for bar in app.get("progress")] == [
+        0,
+        0,
+    ]  # the page's and the sidebar's: nothing is invented
+    assert "Loading the model" in app.get("progress")[0].proto.text
+    app.button(key="cancel_page").click().run()
+    wait_for(app, lambda: not any(j.state == "running" and j.request == SAFETY for j in backend.jobs().list()))
+    assert "was cancelled" in words_on(calm(app))
+
+
+def test_a_job_that_fails_shows_its_stored_sentence(open_page: Open, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-model"
+    shutil.copytree(find_model("mini-qwen3").path, broken)
+    config = broken / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size"', '"intermediate_size_of_another_model"'))
+    app = open_page("start", model=str(broken))
+    app.button(key="run_button").click().run()
+    wait_for(app, lambda: not backend.jobs().busy)
+    (job,) = backend.jobs().list()
+    assert job.state == "failed"
+    assert any(str(job.error) in error.value for error in calm(app).error)
+
+
+def test_a_request_that_cannot_be_met_is_refused_in_words(open_page: Open) -> None:
+    app = open_page("start", model="no such model")
+    app.button(key="run_button").click().run()
+    assert any("There is no model or folder" in error.value for error in calm(app).error)
+    assert not backend.jobs().list()
+
+
+# -- a results file that cannot be used --
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"this is not a database" * 100)
+
+
+def newer(path: Path) -> None:
+    Store(path).close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("insert into schema_version values (999, now())")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("spoil", "said"), [(damaged, "not a results file"), (newer, "newer pprobe")])
+def test_a_results_file_that_cannot_be_used_gives_a_calm_page(
+    open_page: Open, tmp_path: Path, page: str, spoil: Callable[[Path], None], said: str
+) -> None:
+    spoil(tmp_path / "pprobe.duckdb")
+    before = (tmp_path / "pprobe.duckdb").read_bytes()
+    app = calm(open_page(page))
+    shown = words_on(app)
+    assert "The results file cannot be used" in shown
+    assert said in shown
+    assert (tmp_path / "pprobe.duckdb").read_bytes() == before
+
+
+def test_a_results_file_in_use_elsewhere_names_the_other_process(open_page: Open, tmp_path: Path) -> None:
+    path = tmp_path / "pprobe.duckdb"
+    code = f"from pprobe_core.store import Store; s = Store({str(path)!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        shown = words_on(calm(open_page("start")))
+        other.communicate("\n")
+    assert f"in use by process {other.pid}" in shown
+
+
+def test_runs_kept_in_memory_are_announced(open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Store:
+        if str(path) == ":memory:":
+            return Store(path)
+        raise core_jobs.NotWritable(f"The results file {path} cannot be written.")
+
+    monkeypatch.setattr(core_jobs, "Store", refuse)  # as the root user every folder can be written
+    app = calm(open_page("start"))
+    assert any("kept in memory" in warning.value for warning in app.warning)
+    assert not (tmp_path / "pprobe.duckdb").exists()
+
+
+# -- words, help, imports --
+
+
+@pytest.mark.parametrize("page", ["start", "probe", "runs"])
+def test_every_control_has_a_line_of_help(open_page: Open, finished: Path, page: str) -> None:
+    app = open_page(page, finished)
+    groups = (app.selectbox, app.multiselect, app.number_input, app.segmented_control, app.select_slider, app.button)
+    without = [control.label for group in groups for control in group if not control.proto.help]
+    assert without == []
+
+
+def test_the_glossary_explains_every_term_the_pages_use(open_page: Open) -> None:
+    shown = words_on(calm(open_page("glossary")))
+    for term in (
+        "Neuron", "Residual stream", "Logit difference", "FFN/Skip ratio", "Opposition circuit", "Routing circuit",
+        "Read-out", "Stage", "Flip rate", "Coverage", "Coupling", "Null",
+    ):  # fmt: skip
+        assert f"#### {term}" in shown
+
+
+def test_every_circuit_can_be_chosen(open_page: Open) -> None:
+    app = open_page("start")
+    for circuit in load_circuits().values():
+        app.selectbox(key="circuit").set_value(circuit.circuit_id).run()
+        assert circuit.question in words_on(calm(app))
+
+
+def test_result_pages_do_not_load_torch(finished: Path, tmp_path: Path) -> None:
+    shutil.copy(finished, tmp_path / "runs.duckdb")
+    code = (
+        "import sys\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        f"app = AppTest.from_file({str(MAIN)!r}, default_timeout=60)\n"
+        "for page in ('probe', 'runs', 'start'):\n"
+        "    app.switch_page(f'../pages/{page}.py').run()\n"
+        "    assert not app.exception and app.dataframe\n"
+        "print('torch' in sys.modules)\n"
+    )
+    environment = os.environ | {"PPROBE_DB": str(tmp_path / "runs.duckdb")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "False", done.stderr[-2000:]
+
+
+def test_pages_hold_widgets_only() -> None:
+    for file in [*(ROOT / "pages").glob("*.py"), *(ROOT / "ui").glob("*.py")]:
+        text = file.read_text()
+        assert not re.search(r"^\s*(import|from) (duckdb|numpy|torch|scipy)", text, re.MULTILINE), file.name
+        assert not re.search(r"\bselect\b.+\bfrom\b", text, re.IGNORECASE), file.name
+
+
+def test_own_pairs_can_be_uploaded_and_run(open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
+    app = open_page("start", circuit="language")
+    app.selectbox(key="prompts").set_value(words.OWN_FILE).run()
+    assert calm(app).button(key="run_button").disabled
+    rows = "original,perturbed\n" + "".join(f"Name {n} colours.,说出{n}种颜色。\n" for n in range(2, 6))
+    app.get("file_uploader")[0].set_value(("my pairs.csv", rows.encode(), "text/csv")).run()
+    assert "4 pairs in mypairs-" in words_on(calm(app))
+    app.button(key="run_button").click().run()
+    wait_for(app, lambda: not backend.jobs().busy)
+    assert "of 4 pairs change sides" in words_on(calm(app))
+
+
+def test_a_wrong_file_is_refused_in_words(open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
+    app = open_page("start", circuit="language")
+    app.selectbox(key="prompts").set_value(words.OWN_FILE).run()
+    app.get("file_uploader")[0].set_value(("wrong.csv", b"question,answer\n1,2\n", "text/csv")).run()
+    assert len(calm(app).error) == 1
+    assert "original" in app.error[0].value
+    assert app.button(key="run_button").disabled
