@@ -88,7 +88,8 @@ def dashboard(port: int | None, open_browser: bool) -> int:
             signal.signal(getattr(signal, name), lambda *_: server.terminate())
     threading.Thread(target=announce, args=(server, url, open_browser), daemon=True).start()
     try:
-        return server.wait()
+        code = server.wait()
+        return code if code >= 0 else 128 - code  # ended by a signal: what a shell reports
     except KeyboardInterrupt:
         print("\nStopping; a probe under way goes on at the next start.", flush=True)
         stop(server)
@@ -130,7 +131,7 @@ def environment(requirements: str) -> Path:
     if not works(python):
         make_venv()
     marker, wanted = VENV / f".{requirements}.sha256", fingerprint(requirements)
-    if not marker.exists() or marker.read_text(encoding="utf-8") != wanted:
+    if not is_installed(requirements):
         marker.unlink(missing_ok=True)
         print(
             f"Installing the packages of {requirements} into {VENV.name} (a few minutes the first time) ...", flush=True
@@ -143,6 +144,15 @@ def environment(requirements: str) -> Path:
             sys.exit(f"The packages could not be installed (see above). Check the network and run this again: {ROOT}")
         marker.write_text(wanted, encoding="utf-8")
     return python
+
+
+def is_installed(requirements: str) -> bool:
+    """Whether .venv holds the packages of a requirements file as it is now; those of the tests hold all others."""
+    for name in {requirements, "requirements-dev.txt"}:
+        marker = VENV / f".{name}.sha256"
+        if marker.exists() and marker.read_text(encoding="utf-8") == fingerprint(name):
+            return True
+    return False
 
 
 def works(python: Path) -> bool:

@@ -108,18 +108,19 @@ with st.container(border=True, key="pickers"):
         st.rerun()
 
 if refused := st.session_state.pop("refused", None):
-    st.error(refused, icon=":material/error:")
+    st.error(shell.escaped(refused), icon=":material/error:")
 
 run_id = shell.stored_run(request) if ready else None
 if under_way:
     shell.watch_job(job.job_id)
 elif job is not None and job.state == "failed":
-    st.error(f"The last try failed: {job.error}", icon=":material/error:")
+    st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
 elif job is not None and job.state == "cancelled" and run_id is None:
     st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
 
 if run_id is None:
-    if ready and not under_way:
+    ended_badly = job is not None and job.state in ("failed", "cancelled")  # said above
+    if ready and not under_way and not ended_badly:
         st.info(
             "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models.",
             icon=":material/hourglass_empty:",

@@ -96,9 +96,9 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
     ]
     rows = _named_conditions(pd.concat(parts, ignore_index=True))
     n = _n_pairs(layers)
-    colour = _colour("component", COMPONENT_NAMES.values(), PALETTES["component"])
+    colour = colour_by("component", COMPONENT_NAMES.values(), PALETTES["component"])
     base = alt.Chart(rows).encode(x=_layer_axis(layers), color=colour)
-    dash = _dash("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3]))
+    dash = dash_by("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3]))
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q", detail="condition:N")
     tooltip = [
         alt.Tooltip("layer:Q", title="Layer"),
@@ -119,8 +119,8 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
             f"Entering the last layer the decision stands at {skip[0]} (original) and {skip[1]} (perturbed); "
             f"its FFN adds {ffn[0]} and {ffn[1]}"
         )
-    return _figure(
-        alt.layer(_zero_line(), band, line, points),
+    return as_figure(
+        alt.layer(zero_line(), band, line, points),
         title,
         f"Mean over {n} pairs with 95 % interval; positive pushes towards the target tokens. The skip path is "
         "everything earlier layers wrote. Direct contributions only: what a layer changes through later layers "
@@ -140,7 +140,7 @@ def layer_change(layers: pd.DataFrame) -> Figure:
     )
     bars = base.mark_bar().encode(
         y=alt.Y("mean:Q", title="Change, perturbed − original (logits)"),
-        color=_colour("component", names, (FFN, ATTENTION)),
+        color=colour_by("component", names, (FFN, ATTENTION)),
         tooltip=[
             alt.Tooltip("layer:O", title="Layer"),
             alt.Tooltip("component:N", title="Part"),
@@ -160,8 +160,8 @@ def layer_change(layers: pd.DataFrame) -> Figure:
                 f"{number(top['mean'], signed=True)}); FFN layers carry {number(100 * share, 0)}\u00a0% of the written "
                 "change"
             )
-    return _figure(
-        alt.layer(_zero_line(), bars, whisker),
+    return as_figure(
+        alt.layer(zero_line(), bars, whisker),
         title,
         f"Mean over {n} pairs with 95 % interval. The share counts absolute mean changes, so opposite pushes do "
         "not cancel. An attention layer may only move what an earlier FFN layer computed; this chart cannot tell.",
@@ -185,9 +185,9 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
     rows["low"], rows["high"] = rows["low"].clip(lower=0, upper=top), rows["high"].clip(upper=top)
 
     scale = alt.Scale(domain=[0, top], nice=False)
-    colour = _colour("condition", CONDITION_NAMES.values(), PALETTES["condition"])
+    colour = colour_by("condition", CONDITION_NAMES.values(), PALETTES["condition"])
     base = alt.Chart(rows).encode(x=_layer_axis(layers, room=0.24), color=colour)
-    dash = _dash("component", ["FFN / skip", "Attention / skip"], ([1, 0], [2, 4]))
+    dash = dash_by("component", ["FFN / skip", "Attention / skip"], ([1, 0], [2, 4]))
     band = (
         base.transform_filter("datum.component == 'FFN / skip'")
         .mark_area(opacity=0.16)
@@ -234,7 +234,7 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
             else "between the two lines"
         )
         title = f"At the last layer the FFN adds {number(where)} of the skip path's signal: {reading}"
-    return _figure(
+    return as_figure(
         alt.layer(rule, band, line, points, *labels),
         title,
         f"Mean over {n} pairs, band = 95 % interval of FFN/Skip; a triangle is a value above the axis. Only the "
@@ -261,9 +261,9 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
         "step:Q",
         title="Layer (attention on the tick, FFN half a step later)",
         scale=alt.Scale(domain=[-0.25, max(count - 0.25, 0.75)], nice=False),
-        axis=_layer_ticks(count),
+        axis=layer_tick_axis(count),
     )
-    colour = _colour("condition", CONDITION_NAMES.values(), PALETTES["condition"])
+    colour = colour_by("condition", CONDITION_NAMES.values(), PALETTES["condition"])
     base = alt.Chart(rows).encode(x=x, color=colour)
     band = base.mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
     line = base.mark_line(strokeWidth=2.4).encode(y=alt.Y("mean:Q", title="Logit difference read off"))
@@ -271,7 +271,7 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
         y="mean:Q",
         shape=alt.Shape(
             "after:N",
-            legend=_neutral_legend(),
+            legend=neutral_legend(),
             scale=alt.Scale(domain=["attention", "FFN"], range=["circle", "square"]),
         ),
         tooltip=[
@@ -281,8 +281,8 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
             *_interval_tooltip("logits"),
         ],
     )
-    return _figure(
-        alt.layer(_zero_line(), band, line, points),
+    return as_figure(
+        alt.layer(zero_line(), band, line, points),
         _trajectory_title(rows),
         f"Above zero the model leans towards {target_meaning}, below towards {control_meaning}. Mean over {n} "
         "pairs with 95 % interval, read through the final norm and head at every step (logit lens). Early "
@@ -315,7 +315,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
         color=alt.Color(
             "run:N",
             scale=alt.Scale(domain=names, range=list(PALETTES["run"])),
-            legend=_legend(label_limit=460, columns=1),
+            legend=colour_legend(label_limit=460, columns=1),
         ),
     )
     band = base.mark_area(opacity=0.13).encode(y="low:Q", y2="high:Q", detail="condition:N")
@@ -327,12 +327,12 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
     ]
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=titles[quantity]),
-        strokeDash=_dash("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3])),
+        strokeDash=dash_by("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3])),
         tooltip=tooltip,
     )
     points = base.mark_circle(size=26, opacity=1).encode(y="mean:Q", tooltip=tooltip)
-    return _figure(
-        alt.layer(_zero_line(), band, line, points),
+    return as_figure(
+        alt.layer(zero_line(), band, line, points),
         f"{titles[quantity].split(' (')[0]} by depth, A over B",
         f"Means over {_n_pairs(layers_a)} (A) and {_n_pairs(layers_b)} (B) pairs with 95 % intervals. Logits of "
         "different models or circuits are not on one scale: compare shapes, and heights only for the same model "
@@ -366,7 +366,7 @@ def neuron_map(
     top["label"] = _uncrowded_labels(top, column, neurons)
     count = _n_layers(neurons)
     layer_scale = alt.Scale(domain=[-0.5, max(count - 0.5, 0.5)], nice=False)
-    layer_ticks = _layer_ticks(count)
+    layer_ticks = layer_tick_axis(count)
     x = alt.X("position:Q", title="Layer", scale=layer_scale, axis=layer_ticks)
     y_scale = _padded([*drawn[column], null_threshold or 0.0, 0.0])
     y = alt.Y(f"{column}:Q", title=RANKING_TITLE[ranking], scale=y_scale)
@@ -432,7 +432,7 @@ def neuron_map(
         if null_threshold is not None and np.isfinite(null_threshold):
             beyond = int((drawn[column].abs() > null_threshold).sum())
             title += f"; {beyond:,} of {len(drawn):,} neurons pass the control's threshold"
-    return _figure(
+    return as_figure(
         alt.layer(*marks),
         title,
         crowd_text
@@ -486,7 +486,7 @@ def predicted_change(
         .encode(
             x=alt.X("measured:Q", title="Measured change F(X~) − F(X) (logits)", scale=scale),
             y=alt.Y("predicted_delta:Q", title="Sum of all I (logits)", scale=scale),
-            color=_colour("split_name", splits.values(), (RANKED, OTHER, HELDOUT)),
+            color=colour_by("split_name", splits.values(), (RANKED, OTHER, HELDOUT)),
             shape=alt.Shape("split_name:N", legend=None),
             tooltip=[
                 alt.Tooltip("pair_id:N", title="Pair"),
@@ -505,7 +505,7 @@ def predicted_change(
             title += f"; across pairs r = {number(correlation)}"
             if null_correlation is not None and np.isfinite(null_correlation):
                 title += f" (shuffled pairs reach {number(null_correlation)})"
-    return _figure(
+    return as_figure(
         alt.layer(identity, points),
         title,
         f"{len(rows)} pairs; only discovery pairs rank neurons. On the dashed line both agree. Points off the line "
@@ -545,7 +545,7 @@ def margins(pairs: pd.DataFrame) -> Figure:
         .encode(
             x=x,
             y=alt.Y("logit_diff:Q", title="Logit difference F"),
-            color=_colour("condition", CONDITION_NAMES.values(), PALETTES["condition"]),
+            color=colour_by("condition", CONDITION_NAMES.values(), PALETTES["condition"]),
             tooltip=[
                 alt.Tooltip("pair_id:N", title="Pair"),
                 alt.Tooltip("condition:N", title="Pass"),
@@ -556,8 +556,8 @@ def margins(pairs: pd.DataFrame) -> Figure:
         )
     )
     flipped = int((np.sign(rows["logit_diff_original"]) != np.sign(rows["logit_diff_perturbed"])).sum())
-    return _figure(
-        alt.layer(_zero_line(), join, points),
+    return as_figure(
+        alt.layer(zero_line(), join, points),
         f"{flipped} of {len(rows)} pairs change sides",
         "A pair tells something when its two points lie on different sides of zero. The height is a margin "
         "between first tokens, not the quality of the answer.",
@@ -584,9 +584,9 @@ def first_tokens(tokens: pd.DataFrame) -> Figure:
             axis=alt.Axis(format="%"),
             scale=alt.Scale(domain=[0, 1]),
         ),
-        color=_colour("side", ("Target", "Control", "Other"), PALETTES["side"]),
+        color=colour_by("side", ("Target", "Control", "Other"), PALETTES["side"]),
         opacity=alt.Opacity(
-            "condition:N", legend=_neutral_legend(), scale=alt.Scale(domain=conditions, range=[1.0, 0.55])
+            "condition:N", legend=neutral_legend(), scale=alt.Scale(domain=conditions, range=[1.0, 0.55])
         ),
         tooltip=[
             alt.Tooltip("condition:N", title="Pass"),
@@ -603,7 +603,7 @@ def first_tokens(tokens: pd.DataFrame) -> Figure:
         if len(best):
             words.append(f"“{best['label'].iloc[0]}” ({best['probability'].iloc[0]:.0%})")
     title = f"Likeliest first token: {', perturbed '.join(words)}" if words else "No first tokens were stored"
-    return _figure(
+    return as_figure(
         alt.layer(bars, text),
         title,
         "Five likeliest first tokens of each pass. Only the first token is scored; the responses show what follows.",
@@ -653,7 +653,7 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
     measured, ffn = additive.get("measured_mean"), additive.get("ffn_mean")
     if measured is not None and ffn is not None:
         title = f"FFN layers write {number(ffn, signed=True)} of the measured {number(measured, signed=True)} logits"
-    return _figure(
+    return as_figure(
         alt.layer(alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x="zero:Q"), bars, *labels),
         title,
         "FFN, attention, embedding and constant terms add up to the measured change exactly. The sum of all I "
@@ -668,12 +668,13 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
 _LABEL_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = ((">=", "left", 5), ("<", "right", -5))
 
 
-def _figure(chart: Any, title: str, caption: str, description: str, height: int = HEIGHT) -> Figure:
+def as_figure(chart: Any, title: str, caption: str, description: str, height: int = HEIGHT) -> Figure:
+    """The chart as wide as its place, with its words."""
     finished = chart.properties(height=height, width="container", description=description)
     return Figure(finished, title, caption, description)
 
 
-def _legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
+def colour_legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
     """Colour legend above the chart: full colours, even where the marks are translucent."""
     return alt.Legend(
         title=None,
@@ -686,7 +687,7 @@ def _legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
     )
 
 
-def _neutral_legend(stroke: bool = False) -> alt.Legend:
+def neutral_legend(stroke: bool = False) -> alt.Legend:
     """Legend below the chart for a channel that is not colour (dash, shape, opacity), in the muted colour."""
     if stroke:
         return alt.Legend(
@@ -695,16 +696,18 @@ def _neutral_legend(stroke: bool = False) -> alt.Legend:
     return alt.Legend(title=None, orient="bottom", symbolFillColor=MUTED, symbolStrokeWidth=0)
 
 
-def _dash(field: str, names: Sequence[str], dashes: Sequence[Sequence[int]]) -> alt.StrokeDash:
+def dash_by(field: str, names: Sequence[str], dashes: Sequence[Sequence[int]]) -> alt.StrokeDash:
+    """Dashes by name, with their legend below the chart."""
     scale = alt.Scale(domain=list(names), range=[list(dash) for dash in dashes])
-    return alt.StrokeDash(f"{field}:N", scale=scale, legend=_neutral_legend(stroke=True))
+    return alt.StrokeDash(f"{field}:N", scale=scale, legend=neutral_legend(stroke=True))
 
 
-def _colour(field: str, names: Any, colours: Sequence[str]) -> alt.Color:
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=_legend())
+def colour_by(field: str, names: Any, colours: Sequence[str]) -> alt.Color:
+    """Colours by name, with their legend above the chart."""
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=colour_legend())
 
 
-def _layer_ticks(count: int) -> alt.Axis:
+def layer_tick_axis(count: int) -> alt.Axis:
     """Ticks on layers only, at most about a dozen."""
     return alt.Axis(values=list(range(0, count, max(1, -(-count // 12)))), format="d", grid=False)
 
@@ -714,10 +717,11 @@ def _layer_axis(layers: pd.DataFrame, room: float = 0.0) -> alt.X:
     count = _n_layers(layers)
     end = max(count - 0.7, 0.3)
     scale = alt.Scale(domain=[-0.3, end + room * (end + 0.3)], nice=False)
-    return alt.X("layer:Q", title="Layer", scale=scale, axis=_layer_ticks(count))
+    return alt.X("layer:Q", title="Layer", scale=scale, axis=layer_tick_axis(count))
 
 
-def _zero_line() -> alt.Chart:
+def zero_line() -> alt.Chart:
+    """A muted rule at zero of the y axis."""
     return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, opacity=0.8).encode(y="zero:Q")
 
 

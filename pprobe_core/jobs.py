@@ -1,4 +1,4 @@
-"""Probes in the background: one worker thread owns the models; requests queue, show progress and can be stopped."""
+"""Probes and sweeps in the background: one worker owns the models; requests queue, show progress, can be stopped."""
 
 import contextlib
 import os
@@ -16,15 +16,29 @@ from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.prompt_sets import BUILT_IN, limit_pairs, load_prompt_set
 from pprobe_core.errors import BadRequest, Cancelled, PprobeError, StoreUnavailable
+from pprobe_core.interventions.edits import ModelShape
+from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
+from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import Coupling, ProbeRequest
-from pprobe_core.store import JobRow, NotWritable, Store, job_id_of
+from pprobe_core.store import JobRow, NotWritable, Request, Run, Store, job_id_of
 from pprobe_core.store.jobs import BlockKind, State
 
 if TYPE_CHECKING:  # torch comes with these; pages that only read must not wait for it
     from pprobe_core.models.pool import ModelPool
 
-Phase = Literal["", "loading", "two passes", "generating", "scoring", "saving"]
+Phase = Literal[
+    "",
+    "loading",
+    "two passes",
+    "generating",
+    "scoring",
+    "measuring neurons",
+    "sweeping",
+    "answering",
+    "collateral",
+    "saving",
+]
 COUPLINGS: tuple[Coupling, ...] = ("plain", "norm_aware")
 INTERNAL_ERROR = 1  # exit code of the command line for an error nobody foresaw
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled", "interrupted"})
@@ -34,7 +48,19 @@ MESSAGES: dict[Phase, str] = {
     "two passes": "Running both prompts of each pair",
     "generating": "Reading the first words of the model's answers",
     "scoring": "Scoring every neuron",
-    "saving": "Saving the run",
+    "measuring neurons": "Switching off single neurons, one at a time",
+    "sweeping": "Editing the model at every point",
+    "answering": "Reading the edited model's answers",
+    "collateral": "Looking at what else the edits change",
+    "saving": "Saving the result",
+}
+UNITS: dict[Phase, str] = {  # what `done` of `total` counts in a phase
+    "two passes": "pairs",
+    "generating": "pairs",
+    "measuring neurons": "neurons",
+    "sweeping": "points",
+    "answering": "answers",
+    "collateral": "circuits",
 }
 
 
@@ -42,9 +68,10 @@ MESSAGES: dict[Phase, str] = {
 class JobStatus:
     """A job as a page or the command line shows it.
 
-    `done` of `total` are prompt pairs of the present phase (0 of 0 where a phase has no steps); `eta_seconds` is the
-    time this phase still needs at the pace seen so far, None until there is one. `position` is the place in the queue,
-    from 1; 0 when it does not wait. `message` says in words what goes on; `error` is a sentence for the user.
+    `done` of `total` are steps of the present phase, counted in `unit` (0 of 0 where a phase has no steps);
+    `eta_seconds` is the time this phase still needs at the pace seen so far, None until there is one. `position` is the
+    place in the queue, from 1; 0 when it does not wait. `message` says in words what goes on; `error` is a sentence for
+    the user.
     """
 
     job_id: str
@@ -57,8 +84,14 @@ class JobStatus:
     error: str | None
     exit_code: int | None  # what the command line ends with where the job failed
     run_id: str | None
+    sweep_id: str | None
     position: int
-    request: ProbeRequest
+    request: Request
+
+    @property
+    def unit(self) -> str:
+        """What the steps of the present phase are."""
+        return UNITS.get(self.phase, "steps")
 
     @property
     def ended(self) -> bool:
@@ -91,7 +124,7 @@ class _Live:
 
     def check(self) -> None:
         if self.stop.is_set():
-            raise Cancelled("The probe was stopped; what was finished is kept and used when it is asked for again.")
+            raise Cancelled("The job was stopped; what was finished is kept and used when it is asked for again.")
 
 
 class _Block(Protocol):
@@ -131,16 +164,19 @@ class Jobs:
 
     # -- what pages and the command line call --
 
-    def submit(self, request: ProbeRequest) -> str:
-        """Ask for a probe and return its job_id at once.
+    def submit(self, request: Request) -> str:
+        """Ask for a probe or a sweep and return its job_id at once.
 
-        A request that is under way is the same job; one whose run exists ends at once with that run; one that was
+        A request that is under way is the same job; one whose result exists ends at once with that result; one that was
         stopped goes on where it stopped. Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
         """
-        request = checked(request)
+        if isinstance(request, SweepRequest):
+            request = checked_sweep(request, shape_of(self.store.run(request.run_id)))
+        else:
+            request = checked(request)
         with self._changed:
             if self._closing:
-                raise StoreUnavailable("The program is closing, so no new probe can start.")
+                raise StoreUnavailable("The program is closing, so nothing new can start.")
             if self._outcomes.pop(job_id_of(request), None) is not None:
                 # It ended here, but the file could not take that and still says "running".
                 self.store.set_job_state(job_id_of(request), "interrupted")
@@ -156,7 +192,7 @@ class Jobs:
         """Where a job stands. Raises BadRequest when there is no such job."""
         row = self.store.job(job_id)
         if row is None:
-            raise BadRequest(f"There is no job {job_id!r}. Start the probe again.")
+            raise BadRequest(f"There is no job {job_id!r}. Ask for it again.")
         return self._status(row)
 
     def cancel(self, job_id: str) -> None:
@@ -214,12 +250,14 @@ class Jobs:
             live = replace(self._live) if self._live is not None and self._live.job_id == row.job_id else None
             position = self._queue.index(row.job_id) + 1 if row.job_id in self._queue else 0
             state, error, code = self._outcomes.get(row.job_id, (row.state, row.error, row.exit_code))
-        status = JobStatus(row.job_id, state, "", 0, 0, None, "", error, code, row.run_id, position, row.request)
+        status = JobStatus(
+            row.job_id, state, "", 0, 0, None, "", error, code, row.run_id, row.sweep_id, position, row.request
+        )
         if state == "queued":
             return replace(status, message=f"Waiting, place {position} in the queue" if position else "Starting")
         if state != "running" or live is None:
             return status
-        message = "Stopping after the block at hand" if live.stop.is_set() else MESSAGES[live.phase]
+        message = "Stopping after the piece at hand" if live.stop.is_set() else MESSAGES[live.phase]
         eta = live.eta_seconds()
         return replace(status, phase=live.phase, done=live.done, total=live.total, eta_seconds=eta, message=message)
 
@@ -248,7 +286,11 @@ class Jobs:
         try:
             self.store.set_job_state(live.job_id, "running")
             row = self.store.job(live.job_id)
-            if row is not None:
+            if row is None:
+                return
+            if isinstance(row.request, SweepRequest):
+                self._sweep(live, row.request)
+            else:
                 self._probe(live, row.request)
         except Cancelled:
             self._end(live.job_id, "cancelled" if live.cancelled else "interrupted")
@@ -266,10 +308,23 @@ class Jobs:
             with self._changed:
                 self._outcomes[job_id] = (state, error, exit_code)
 
+    def _sweep(self, live: _Live, request: SweepRequest) -> None:
+        """Run one sweep, committing every point and answer, and store it."""
+        run = self.store.run(request.run_id)
+        sweep_id = sweep_id_of(run.request_key, request)
+        if self.store.has_sweep(sweep_id):
+            self.store.set_job_state(live.job_id, "done", run_id=run.run_id, sweep_id=sweep_id)
+            return
+        self.store.set_job_state(live.job_id, "running", run_id=run.run_id, sweep_id=sweep_id)
+        _passive_waiting()
+        from pprobe_core import sweeping
+
+        with self._models().lease(run.request.model, live.stop) as loaded:
+            sweeping.perform(self.store, loaded, run, request, live.job_id, live)
+
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
         """Run one probe, committing every block, and store its run."""
-        # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        _passive_waiting()
         from pprobe_core.probing import probe
         from pprobe_core.probing.capture import CaptureBlock
         from pprobe_core.probing.generation import GenerationBlock
@@ -335,18 +390,16 @@ class Jobs:
         """A sentence for an error nobody foresaw; the details go to a log file beside the results file."""
         text = str(error).lower()
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
-            return (
-                "The computer's memory is too small for this probe. Use a smaller model, or fewer or shorter prompts."
-            )
+            return "The computer's memory is too small for this. Use a smaller model, or fewer or shorter prompts."
         log = self._log_file()
         try:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"\n{datetime.now(UTC).isoformat(timespec='seconds')}\n")
                 traceback.print_exception(error, file=file)
         except OSError:
-            return f"The probe stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed."
+            return f"It stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed."
         return (
-            f"The probe stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed; "
+            f"It stopped because of an internal error ({type(error).__name__}). Stored runs are unharmed; "
             f"the details for a bug report are in {log}."
         )
 
@@ -357,6 +410,16 @@ class Jobs:
     def list(self) -> Sequence[JobStatus]:
         """All jobs, newest first."""
         return [self._status(row) for row in self.store.jobs()]
+
+
+def _passive_waiting() -> None:
+    # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def shape_of(run: Run) -> ModelShape:
+    """How much there is to edit in the model of a run."""
+    return ModelShape(*(int(run.summary[name]) for name in ("n_layers", "d_mlp", "d_model")))
 
 
 def checked(request: ProbeRequest) -> ProbeRequest:

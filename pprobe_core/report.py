@@ -41,9 +41,10 @@ _RANKING_QUESTIONS: dict[str, str] = {
 
 
 def run_json(store: Store, run_id: str, ranking: Ranking = "shared", top: int = TOP_NEURONS) -> dict[str, Any]:
-    """A run as one JSON-able object: the summary, `layers`, `pairs`, and the first `top` `neurons` of a ranking.
+    """A run as one JSON-able object: summary, `layers`, `pairs`, the first `top` `neurons` of a ranking, `sweeps`.
 
-    Values in logits, ratios and shares as fractions, null where undefined, times ISO 8601 in UTC.
+    The verdict's stage is that of the two passes, `stage_reached` that with the sweeps. Values in logits, ratios and
+    shares as fractions, null where undefined, times ISO 8601 in UTC.
     Raises BadRequest for an unknown run or ranking.
     """
     run = store.run(run_id)
@@ -55,6 +56,8 @@ def run_json(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         "pairs": records(store.pairs(run_id)[list(_PAIR_FIELDS)]),
         "neurons": records(neurons),
         "token_preview": records(store.token_preview(run_id)),
+        "stage_reached": run.stage,
+        "sweeps": records(store.sweeps(run_id)[["sweep_id", "kind", "ranking", "stage"]]),
         "request": run.request,
         "environment": run.environment,
     }
@@ -72,6 +75,7 @@ def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         f"{run.created_at:%Y-%m-%d %H:%M} UTC",
         "",
         *_verdict_lines(s.get("verdict") or {}),
+        _stage_line(run.stage, store.sweeps(run_id)),
         "",
         "Measured",
         *_measured_lines(s),
@@ -93,9 +97,10 @@ def neuron_name(layer: int, neuron: int) -> str:
 def export_run(store: Store, run_id: str, format: str, out: Path) -> list[Path]:
     """Write a run into the folder `out`, one file per table and run.json; returns the files written.
 
-    csv: lists as JSON text, text that a spreadsheet would run as a formula gets a leading apostrophe. parquet: lists
-    and types kept. json: one list of objects per table. Raises BadRequest when the format is unknown, the folder cannot
-    be written or already holds another run.
+    With sweeps: the tables sweeps (their summaries as JSON text), sweep_points and sweep_responses. csv: lists as JSON
+    text, text that a spreadsheet would run as a formula gets a leading apostrophe. parquet: lists and types kept. json:
+    one list of objects per table. Raises BadRequest when the format is unknown, the folder cannot be written or already
+    holds another run.
     """
     if format not in EXPORT_FORMATS:
         raise BadRequest(f"There is no export format {format!r}. The formats are {', '.join(EXPORT_FORMATS)}.")
@@ -106,6 +111,7 @@ def export_run(store: Store, run_id: str, format: str, out: Path) -> list[Path]:
         "neurons": store.neurons(run_id),
         "first_tokens": store.first_tokens(run_id),
         "token_preview": store.token_preview(run_id),
+        **_sweep_tables(store, run_id),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -136,6 +142,23 @@ def write_json(value: Any, path: Path) -> None:
 def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy in which no text cell can be run as a formula, and lists are JSON text."""
     return pd.DataFrame({name: _safe_column(frame[name]) for name in frame.columns})
+
+
+def _sweep_tables(store: Store, run_id: str) -> dict[str, pd.DataFrame]:
+    """The run's sweeps, and their points and answers below each other; nothing where there are none."""
+    sweeps = store.sweeps(run_id)
+    tables = {"sweeps": sweeps}
+    for name, read in (("sweep_points", store.sweep_points), ("sweep_responses", store.sweep_responses)):
+        frames = [read(sweep_id).assign(sweep_id=sweep_id) for sweep_id in sweeps["sweep_id"]]
+        filled = [frame[["sweep_id", *frame.columns.drop("sweep_id")]] for frame in frames if not frame.empty]
+        if filled:
+            rows = [row for frame in filled for row in records(frame)]
+            whole = [column for column in ("draw", "n_neurons", "layer") if column in filled[0]]
+            tables[name] = pd.DataFrame(rows, columns=filled[0].columns).astype(dict.fromkeys(whole, "Int64"))
+    for frame in tables.values():
+        if "class_counts" in frame:  # classes differ between circuits, so they are no columns
+            frame["class_counts"] = [None if c is None else json.dumps(c) for c in frame["class_counts"]]
+    return {} if sweeps.empty else tables
 
 
 def _safe_column(column: pd.Series) -> Any:
@@ -175,6 +198,13 @@ def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
         *(f"  - {reason}" for reason in verdict.get("reasons") or ()),
         f"  What fits: {verdict.get('recommendation', 'nothing yet')}",
     ]
+
+
+def _stage_line(stage: str, sweeps: pd.DataFrame) -> str:
+    if sweeps.empty:
+        return f"  Stage reached: {stage} (no sweep has tested a cause yet)"
+    n = len(sweeps)
+    return f"  Stage reached: {stage} ({n} {'sweep' if n == 1 else 'sweeps'}; `sweep list --run` shows them)"
 
 
 def _measured_lines(s: dict[str, Any]) -> list[str]:

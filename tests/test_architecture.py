@@ -17,8 +17,9 @@ HEIGHTS = (
     {"circuits", "models", "stats"},
     {"probing", "interventions"},
     {"store", "charts"},
+    {"sweeping"},
     {"jobs", "training"},
-    {"report"},
+    {"report", "sweep_report"},
     {"cli", "ui"},
     {"__main__", "pages", "app"},
 )
@@ -101,6 +102,7 @@ def test_the_core_prints_nothing_but_through_the_command_line() -> None:
         "pprobe_core.models.catalogue",
         "pprobe_core.jobs",
         "pprobe_core.report",
+        "pprobe_core.sweep_report",
         "pprobe_core.cli.parser",
         "ui.shell",
     ],

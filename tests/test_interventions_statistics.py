@@ -43,7 +43,6 @@ def point(deltas: np.ndarray, arm: str = "ranked", draw: int | None = None, n: i
         delta_low=None,
         delta_high=None,
         n_broken=0,
-        class_counts=None,
         neurons=(),
         pair_ids=tuple(f"p{i}" for i in range(len(values))),
         logit_diffs=values,

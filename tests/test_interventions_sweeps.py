@@ -21,6 +21,7 @@ from pprobe_core.interventions.measured import (
     measured_ranking,
     ranked_neurons,
     shortlist,
+    zeroing_effect,
 )
 from pprobe_core.interventions.plans import (
     Planned,
@@ -34,7 +35,7 @@ from pprobe_core.interventions.plans import (
     threshold_doses,
     window_plan,
 )
-from pprobe_core.interventions.sweeps import baselines, run_sweep, sweep_responses, with_classes
+from pprobe_core.interventions.sweeps import baselines, run_sweep, sweep_responses
 from pprobe_core.interventions.types import BASELINE_KEY, SweepPoint
 from tests.intervention_models import D_MLP, LAYERS, loaded_tiny, random_prompts
 
@@ -237,11 +238,6 @@ def test_answers_are_classified_counted_and_resumable() -> None:
     assert [a.key for a in answers[:6]] == [BASELINE_KEY] * 6
     names = {c.name for c in circuit.response_classes} | {"broken", "unfinished"}
     assert {a.class_name for a in answers} <= names
-    point = next(iter(run_sweep(e, plan, seed=0)))
-    counts = with_classes(point, plan[0], answers).class_counts
-    assert counts is not None
-    assert sum(counts.values()) == point.n_prompts
-    assert with_classes(point, plan[0], ()).class_counts is None
     have = {(a.key, a.pair_id) for a in answers[:8]}
     rest = list(sweep_responses(e, plan, circuit, settings, skip=have))
     assert {(a.key, a.pair_id, a.text) for a in rest} == {(a.key, a.pair_id, a.text) for a in answers[8:]}
@@ -300,6 +296,24 @@ def test_the_shortlist_holds_the_first_by_both_scores() -> None:
         shortlist(frame, 0)
 
 
+def test_on_the_perturbed_prompts_zeroing_scores_are_those_of_the_exchanged_pair() -> None:
+    """A table made from the pair the other way round must give what the mirrored score reads off the first one."""
+    generator = np.random.default_rng(1)
+    coupling, before, after = generator.normal(size=(3, LAYERS * D_MLP))
+    place = {"layer": np.repeat(np.arange(LAYERS), D_MLP), "neuron": np.tile(np.arange(D_MLP), LAYERS)}
+
+    def table(own: np.ndarray, other: np.ndarray, sign: int) -> pd.DataFrame:
+        importance, zeroing = coupling * (other - own), -coupling * own
+        score = np.minimum(sign * importance, sign * zeroing)
+        return pd.DataFrame(place | {"importance_mean": importance, "zeroing_effect": zeroing, "ablation_score": score})
+
+    for sign in (1, -1):
+        here, there = table(before, after, sign), table(after, before, -sign)
+        assert np.allclose(zeroing_effect(here, "perturbed"), there["zeroing_effect"])
+        assert ranked_neurons(here, "ablation", condition="perturbed") == ranked_neurons(there, "ablation")
+        assert set(shortlist(here, 5, condition="perturbed")) == set(shortlist(there, 5))
+
+
 def test_measured_effects_are_those_of_full_forwards_one_neuron_at_a_time() -> None:
     e = evaluator()
     neurons = (Neuron(2, 1), Neuron(0, 5), Neuron(1, 7))
@@ -310,10 +324,10 @@ def test_measured_effects_are_those_of_full_forwards_one_neuron_at_a_time() -> N
     for neuron, effect in zip(block.neurons, block.effects, strict=True):
         (one,) = full.evaluate([(Scale((neuron,)),)])
         assert effect == pytest.approx(one.delta.mean(), abs=1e-4)
-    lowering = measured_ranking([block], sign=-1)
     effects = dict(zip(block.neurons, block.effects, strict=True))
+    lowering = measured_ranking(effects, sign=-1)
     assert [effects[n] for n in lowering] == sorted(effects.values())  # type: ignore[type-var]
-    assert measured_ranking([block], sign=1) == lowering[::-1]
+    assert measured_ranking(effects, sign=1) == lowering[::-1]
 
 
 def test_measuring_reports_progress_and_resumes() -> None:

@@ -116,6 +116,7 @@ def test_a_pair_of_identical_prompts_scores_exactly_zero(family: str) -> None:
     assert result.summary["n_forward_passes"] == len(texts)
     assert result.summary["null"] == {"importance_threshold": 0.0, "n_above": 0, "draws": 200}
     assert result.summary["verdict"]["structure"] == "uninformative"
+    assert result.summary["n_identical"] == len(texts)
     assert all(share == 0 for share in result.summary["topk_share"].values())
 
 
@@ -125,6 +126,8 @@ def test_an_identical_pair_among_others_scores_zero(family: str) -> None:
     assert result.pairs.predicted_delta[2] == 0
     assert (result.pairs.predicted_delta.drop(2) != 0).all()
     assert result.summary["n_forward_passes"] == 2 * len(TEXTS) - 1
+    assert result.summary["n_identical"] == 1
+    assert any("both prompts are the same to the model" in reason for reason in result.summary["verdict"]["reasons"])
 
 
 @pytest.mark.parametrize("family", SOME_FAMILIES)

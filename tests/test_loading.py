@@ -201,6 +201,7 @@ def test_a_config_that_describes_no_loadable_model(folder: Path, changes: dict[s
 def test_a_folder_without_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert "has no weights" in refusal(folder)
+    assert "Copy or download them" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])

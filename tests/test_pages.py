@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
 from pprobe_core.circuits.library import load_circuits
+from pprobe_core.cli.parser import build_parser
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
-from ui import backend, shell, words
+from ui import backend, shell, tables, words
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "ui" / "main.py"
@@ -157,7 +159,19 @@ def test_probe_shows_verdict_charts_tables_and_provenance(open_page: Open, finis
     neurons = next(frame.value for frame in app.dataframe if "importance_rms" in frame.value.columns)
     top = shell.store().top_neurons(run.run_id, "shared", 50)
     assert [f"L{r.layer}.N{r.neuron}" for r in top.itertuples()] == list(neurons["name"])
-    assert run.summary["weights_sha256"] in list(app.table[0].value["Value"])
+    facts = app.table[0].value["Value"]
+    assert run.summary["weights_sha256"] in list(facts)
+    assert facts["Largest error of the exact parts (logits)"] == str(run.summary["decomposition_error"])
+
+
+def test_the_command_shown_with_a_run_asks_for_the_same_run() -> None:
+    request = ProbeRequest("my models/a", "code", "my pairs.csv", "norm_aware", limit=8, seed=5, generate=False)
+    words_of_command = shlex.split(tables.command_line(request))
+    assert words_of_command[:3] == ["python", "-m", "pprobe_core"]
+    given = build_parser().parse_args(words_of_command[3:])
+    asked = (given.model, given.circuit, given.prompts, given.coupling, given.limit, given.seed, not given.no_generate)
+    assert asked == (request.model, request.circuit, request.prompts, request.coupling, 8, 5, request.generate)
+    assert "--seed" not in tables.command_line(ProbeRequest("mini-qwen3", "code", "mini"))
 
 
 @pytest.mark.parametrize("ranking", ["magnitude", "ablation"])
@@ -206,8 +220,8 @@ def test_compare_lays_two_runs_side_by_side(open_page: Open, finished: Path) -> 
     app = calm(open_page("runs", finished))
     (table,) = app.table
     assert list(table.value.columns) == ["A", "B"]
-    assert "safety_refusal" in list(table.value.loc["Behaviour"])
-    assert "language" in list(table.value.loc["Behaviour"])
+    assert set(table.value.loc["Behaviour"]) == {"Safety refusal", "Output language"}
+    assert set(table.value.loc["Coupling"]) == {words.COUPLINGS["plain"]}
     assert charts_on(app) == 1
     app.segmented_control(key="overlay").set_value("ffn_skip").run()
     assert "FFN/Skip ratio by depth" in words_on(calm(app))
@@ -336,7 +350,8 @@ def test_a_job_that_fails_shows_its_stored_sentence(open_page: Open, tmp_path: P
     wait_for(app, lambda: not backend.jobs().busy)
     (job,) = backend.jobs().list()
     assert job.state == "failed"
-    assert any(str(job.error) in error.value for error in calm(app).error)
+    assert any(shell.escaped(str(job.error)) in error.value for error in calm(app).error)
+    assert "has not been run yet" not in words_on(app)
 
 
 def test_a_request_that_cannot_be_met_is_refused_in_words(open_page: Open) -> None:

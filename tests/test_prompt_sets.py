@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pprobe_core.circuits import prompt_sets
-from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.library import load_circuit, load_circuits
 from pprobe_core.circuits.prompt_sets import default_prompts, gold_answers, limit_pairs, load_prompt_set, pair_note
 from pprobe_core.errors import BadRequest
 
@@ -314,3 +314,10 @@ def test_a_missing_built_in_set_says_which_file_would_hold_it(tmp_path):
     circuit = load_circuit("code")
     with pytest.raises(BadRequest, match=r"code\.mini\.jsonl"):
         load_prompt_set(circuit, "mini", folder=tmp_path)
+
+
+@pytest.mark.parametrize("circuit", sorted(load_circuits()))
+def test_no_prompt_of_a_general_set_stands_in_two_pairs(circuit):
+    pairs = load_prompt_set(circuit, "general").pairs
+    prompts = [prompt.messages for pair in pairs for prompt in (pair.original, pair.perturbed) if prompt is not None]
+    assert len({repr(messages).casefold() for messages in prompts}) == len(prompts)

@@ -1,5 +1,6 @@
 """The set-up script: packages are installed when they changed, and an attempt that failed leaves no mark."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -101,3 +102,31 @@ def test_the_ci_script_is_valid_and_executable() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_what_the_tests_installed_serves_the_dashboard_too(project: ModuleType, tmp_path: Path) -> None:
+    assert not project.is_installed("requirements.txt")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".requirements-dev.txt.sha256").write_text(project.fingerprint("requirements-dev.txt"))
+    assert project.is_installed("requirements.txt")
+    assert project.is_installed("requirements-dev.txt")
+    (tmp_path / "requirements.txt").write_text("six\n", encoding="utf-8")
+    assert not project.is_installed("requirements.txt")
+
+
+def test_the_packages_of_the_dashboard_do_not_serve_the_tests(project: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".requirements.txt.sha256").write_text(project.fingerprint("requirements.txt"))
+    assert project.is_installed("requirements.txt")
+    assert not project.is_installed("requirements-dev.txt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal")
+def test_a_server_ended_by_a_signal_gives_a_shell_s_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
+    real = subprocess.Popen
+    monkeypatch.setattr(run, "environment", lambda _: Path(sys.executable))
+    monkeypatch.setattr(run, "announce", lambda *_: None)
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: real(stand_in, **options))
+    assert run.dashboard(None, open_browser=False) == 128 + 15

@@ -137,3 +137,17 @@ def test_recommendations_follow_the_structure() -> None:
     assert judge(evidence(0.1), LANGUAGE).recommendation.startswith("Inject a direction")
     assert judge(evidence(0.25), LANGUAGE).recommendation.startswith("None yet")
     assert judge(evidence(0.5), CODE).recommendation.startswith("None yet")
+
+
+def test_a_handful_of_pairs_is_called_too_few() -> None:
+    reasons = judge(evidence(n_pairs=1, n_flipped=1, n_agree=2, n_answers=2), SAFETY).reasons
+    assert reasons[0].startswith("Only 1 prompt pair was measured")
+    assert not any("only 2 of 2" in reason for reason in reasons)
+    assert any("2 of 2 (100 %" in reason and "too few to be sure" in reason for reason in reasons)
+    assert "Only 9 prompt pairs were measured" in text(evidence(n_pairs=9, n_flipped=9))
+    assert "too few" not in text(evidence(n_pairs=10, n_flipped=10))
+
+
+def test_pairs_of_twice_the_same_prompt_are_named() -> None:
+    assert "In 3 of 48 pairs both prompts are the same to the model" in text(evidence(n_identical=3))
+    assert "are the same to the model" not in text(evidence())

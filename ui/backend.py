@@ -2,13 +2,17 @@
 
 import hashlib
 import logging
+import tempfile
 from pathlib import Path
 
 from pprobe_core import jobs as core_jobs
 from pprobe_core import settings
-from pprobe_core.errors import PprobeError
+from pprobe_core.errors import BadRequest, PprobeError
+from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
+from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models import catalogue
 from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.store import job_id_of
 
 FIRST_MODEL, FIRST_CIRCUIT = "mini-qwen3", "safety_refusal"
 
@@ -40,16 +44,46 @@ def close_workplace() -> None:
 
 
 def keep_upload(name: str, data: bytes) -> Path:
-    """Store an uploaded prompt file in the cache folder under a name made from its content; returns its path."""
+    """Store an uploaded prompt file in the cache folder under a name made from its content; returns its path.
+
+    A page calls this at every rerun, while the worker may be reading the file: it is written once, and appears whole.
+    Raises BadRequest when the folder cannot be written.
+    """
     stem = "".join(c for c in Path(name).stem if c.isalnum() or c in "-_")[:40] or "prompts"
     suffix = ".jsonl" if name.lower().endswith((".jsonl", ".json")) else ".csv"
     folder = settings.cache_dir() / "prompts"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
-    path.write_bytes(data)
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadRequest(
+            f"The uploaded file cannot be kept in {folder} ({reason}). Free some space or allow writing there, "
+            "or set PPROBE_CACHE to another folder."
+        ) from error
     return path
 
 
 def find_job(job_id: str) -> core_jobs.JobStatus | None:
     """Status of a job, None when there is none of this id."""
     return next((job for job in jobs().list() if job.job_id == job_id), None)
+
+
+def sweep_job_id(request: SweepRequest) -> str:
+    """Id of the job that this request would meet. Raises BadRequest for one that cannot be met."""
+    run = jobs().store.run(request.run_id)
+    return job_id_of(checked_sweep(request, core_jobs.shape_of(run)))
+
+
+def sweep_id(request: SweepRequest) -> str | None:
+    """Id of the sweep that this request would give, None for one that cannot be met."""
+    try:
+        run = jobs().store.run(request.run_id)
+        return sweep_id_of(run.request_key, checked_sweep(request, core_jobs.shape_of(run)))
+    except BadRequest:
+        return None

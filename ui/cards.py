@@ -145,31 +145,39 @@ def preview_table(preview: pd.DataFrame) -> None:
         string=[charts.visible(str(text)) for text in preview["string"]],
     )
     st.dataframe(
-        rows[["side", "string", "used", "ids", "note"]],
+        rows[["side", "string", "used", "note", "ids"]],
         hide_index=True,
         height="content" if len(rows) < 9 else 320,
         alt="Target and control strings with their token ids",
         column_config={
-            "side": st.column_config.TextColumn("Side", help=words.GLOSSARY["Target and control"], width="small"),
-            "string": st.column_config.TextColumn("String", help="What the circuit's file asks for; ␣ is a space."),
+            "side": st.column_config.TextColumn("Side", help=words.GLOSSARY["Target and control"], width=62),
+            "string": st.column_config.TextColumn(
+                "String", help="What the circuit's file asks for; ␣ is a space.", width=92
+            ),
             "ids": st.column_config.TextColumn("Token ids", help="The ids this model's tokeniser gives the string."),
             "used": st.column_config.CheckboxColumn(
-                "Used", help="Whether it takes part in the logit difference; only single tokens do.", width="small"
+                "Used", help="Whether it takes part in the logit difference; only single tokens do.", width=50
             ),
-            "note": st.column_config.TextColumn("Note", width="large", help="What to know about this string."),
+            "note": st.column_config.TextColumn("Note", width=150, help="What to know about this string."),
         },
     )
 
 
 def preview_flag(preview: pd.DataFrame) -> None:
     """A sentence when strings are not one token or are left out."""
-    several = int(sum(len(ids or []) > 1 for ids in preview["ids"]))
-    left_out = int((~preview["used"].astype(bool)).sum())
-    if several or left_out:
-        st.caption(
-            f":material/flag: {several} of {len(preview)} strings are more than one token in this model; "
-            f"{left_out} take no part."
-        )
+    n = len(preview)
+    strings = [(len(ids or []) > 1, bool(used)) for ids, used in zip(preview["ids"], preview["used"], strict=True)]
+    split, by_first_piece = strings.count((True, False)), strings.count((True, True))
+    otherwise = strings.count((False, False))
+    parts = []
+    if split:
+        parts.append(f"{split} of {n} strings are more than one token and take no part")
+    if by_first_piece:
+        parts.append(f"{by_first_piece} of {n} strings are more than one token and stand for their first piece")
+    if otherwise:
+        parts.append(f"{otherwise} of {n} strings take no part for the reason in their note")
+    if parts:
+        st.caption(f":material/flag: In this model {'; '.join(parts)}.")
 
 
 def left_out(run: Run) -> None:

@@ -16,13 +16,16 @@ from pprobe_core.circuits.library import load_circuits
 from pprobe_core.circuits.prompt_sets import default_prompts, load_prompt_set
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreUnavailable
+from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
-from pprobe_core.store import Run, Store, job_id_of
+from pprobe_core.store import Request, Run, Store, job_id_of
 from ui import backend, words
 
-START, PROBE, GLOSSARY = (f"../pages/{name}.py" for name in ("start", "probe", "glossary"))
+START, PROBE, DOSE, WINDOW, CONTROLS, GLOSSARY = (
+    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "glossary")
+)
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
 
@@ -98,9 +101,14 @@ def selections() -> Mapping[str, Selection]:
         "circuit": Selection(first_circuit, lambda v: v in known),
         "prompts": Selection("mini", lambda v: v in words.PROMPT_SETS),
         "coupling": Selection("plain", lambda v: v in words.COUPLINGS),
-        "run": Selection("", lambda v: len(v) == 12 and set(v) <= set("0123456789abcdef")),
+        "run": Selection("", _is_id),
+        "sweep": Selection("", _is_id),
         "ranking": Selection("shared", lambda v: v in RANKINGS),
     }
+
+
+def _is_id(value: str) -> bool:
+    return len(value) == 12 and set(value) <= set("0123456789abcdef")
 
 
 def sync_selection() -> None:
@@ -137,7 +145,7 @@ def pick_prompts_for_model() -> None:
 def show_run(run_id: str) -> None:
     """Make a run the one that the Probe page shows, and the pickers say what it is."""
     state = st.session_state
-    state["run"] = run_id
+    state["run"], state["sweep"] = run_id, ""
     request = store().run(run_id).request
     for key in ("model", "circuit", "prompts", "coupling"):
         if selections()[key].accepts(str(getattr(request, key))):
@@ -299,22 +307,44 @@ def _job_panel(was_busy: bool) -> None:
         if last is None:
             st.caption("Start a run on the Start page; it goes on while you look at other pages.")
             return
-        st.caption(f"Last: {escaped(circuit_title(last.request.circuit))}, {escaped(last.request.model)}")
+        st.caption(f"Last: {escaped(job_title(last.request))}")
         if last.state == "done" and last.run_id:
-            st.page_link(PROBE, label="Open result", icon=":material/open_in_new:", query_params={"run": last.run_id})
+            page, query = result_page(last)
+            st.page_link(page, label="Open result", icon=":material/open_in_new:", query_params=query)
         elif last.state == "failed":
             st.caption(f":material/error: Failed. {escaped(last.error or '')}")
         else:
             st.caption(":material/stop_circle: Stopped; what was finished is kept.")
 
 
+def job_title(request: Request) -> str:
+    """What a job is about, in a line."""
+    if isinstance(request, SweepRequest):
+        kind = words.SWEEP_KINDS[request.kind]
+        try:
+            run = store().run(request.run_id).request
+        except BadRequest:
+            return kind
+        return f"{kind}: {circuit_title(run.circuit)}, {run.model}"
+    return f"{circuit_title(request.circuit)}, {request.model}"
+
+
+def result_page(job: JobStatus) -> tuple[str, dict[str, str]]:
+    """The page that shows what a finished job made, and the address it is opened with."""
+    query = {"run": str(job.run_id)}
+    if not isinstance(job.request, SweepRequest):
+        return PROBE, query
+    page = {"window": WINDOW, "strength": WINDOW, "dose": DOSE, "factor": DOSE, "patch": DOSE}
+    return page.get(job.request.kind, CONTROLS), query | {"sweep": str(job.sweep_id)}
+
+
 def job_progress(job: JobStatus, key: str) -> None:
     """One job under way: what, phase, bar, time left, cancel."""
-    st.markdown(f"**{escaped(circuit_title(job.request.circuit))}** · {escaped(job.request.model)}")
+    st.markdown(f"**{escaped(job_title(job.request))}**")
     share = min(job.done / job.total, 1.0) if job.total else 0.0
     text = job.message or "Starting"
     if job.total:
-        text += f": {job.done} of {job.total} pairs"
+        text += f": {job.done:,} of {job.total:,} {job.unit}"
     if job.eta_seconds is not None:
         text += f", about {max(round(job.eta_seconds), 1)} s left"
     st.progress(share, text=escaped(text))
@@ -337,13 +367,11 @@ def _watched(job_id: str) -> None:
         st.rerun()
     with st.container(border=True, key="watched_job"):
         job_progress(job, "page")
-        st.caption(
-            "A real computation on this computer: the model reads both prompts of every pair, then answers them."
-        )
+        st.caption("A real computation on this computer; it goes on while you look at other pages.")
 
 
-def submit(request: ProbeRequest) -> None:
-    """Ask for a run and remember the job; a request that cannot be met is said at once."""
+def submit(request: Request) -> None:
+    """Ask for a run or a sweep and remember the job; a request that cannot be met is said at once."""
     try:
         st.session_state["asked"] = backend.jobs().submit(request)
         st.session_state.pop("refused", None)
@@ -409,4 +437,4 @@ def delete_run(run_id: str) -> None:
     store().delete_run(run_id)
     table.clear()
     if st.session_state.get("run") == run_id:
-        st.session_state["run"] = ""
+        st.session_state["run"] = st.session_state["sweep"] = ""

@@ -1,5 +1,6 @@
 """The tables of the result pages: neurons, pairs, history, comparison, provenance."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from ui import cards, shell, words
 
@@ -214,7 +216,7 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
         ("Seed", "seed"),
     )
     for label, name in settings:
-        rows.append({"": label, "A": str(getattr(run_a.request, name)), "B": str(getattr(run_b.request, name))})
+        rows.append({"": label, "A": _setting(run_a, name), "B": _setting(run_b, name)})
     st.table(pd.DataFrame(rows).set_index(""))
 
 
@@ -227,7 +229,7 @@ def shared_neurons(run_a: Run, run_b: Run, k: int = 50) -> str:
     both = int(((rows["rank_a"] <= k) & (rows["rank_b"] <= k)).sum())
     chance = k * k / (shapes[0][0] * shapes[0][1])
     return (
-        f"{both} of the first {k} neurons (shared ranking) stand in both lists; "
+        f"{both} of the first {k} neurons (shared ranking) {'stands' if both == 1 else 'stand'} in both lists; "
         f"two random lists would share about {charts.number(chance, 1)}."
     )
 
@@ -237,6 +239,14 @@ def _value(run: Run, path: tuple[str, ...]) -> Any:
     for step in path:
         value = value.get(step) if isinstance(value, Mapping) else None
     return value
+
+
+def _setting(run: Run, name: str) -> str:
+    """What was asked for, in the words the pages use."""
+    value = str(getattr(run.request, name))
+    if name == "circuit":
+        return shell.circuit_title(value)
+    return words.COUPLINGS.get(value, value) if name == "coupling" else value
 
 
 def _shown(run: Run, path: tuple[str, ...], digits: int) -> str:
@@ -261,7 +271,7 @@ def provenance(run: Run) -> None:
         "Coupling": words.COUPLINGS.get(run.request.coupling, run.request.coupling),
         "Seed": run.request.seed,
         "Forward passes": s.get("n_forward_passes"),
-        "Largest error of the exact parts (logits)": (s.get("structure_check") or {}).get("decomposition_error"),
+        "Largest error of the exact parts (logits)": s.get("decomposition_error"),
         "Answer rules": (s.get("generation") or {}).get("rules_version"),
         "Engine": s.get("engine_version"),
         "Seconds": charts.number(s.get("seconds"), 1),
@@ -270,10 +280,17 @@ def provenance(run: Run) -> None:
     rows = [{"": name, "Value": str(value)} for name, value in facts.items() if value not in (None, "")]
     st.table(pd.DataFrame(rows).set_index(""))
     st.caption("The same request on the same weights gives the same run.")
-    st.code(
-        f"python -m pprobe_core probe --model {run.request.model} --circuit {run.request.circuit} "
-        f"--prompts {run.request.prompts} --coupling {run.request.coupling}"
-        + (f" --limit {run.request.limit}" if run.request.limit else ""),
-        language="bash",
-        wrap_lines=True,
-    )
+    st.code(command_line(run.request), language="bash", wrap_lines=True)
+
+
+def command_line(request: ProbeRequest) -> str:
+    """The command that asks for the same run."""
+    parts = ["python", "-m", "pprobe_core", "probe", "--model", request.model, "--circuit", request.circuit]
+    parts += ["--prompts", request.prompts, "--coupling", request.coupling]
+    if request.limit:
+        parts += ["--limit", str(request.limit)]
+    if request.seed != ProbeRequest.seed:
+        parts += ["--seed", str(request.seed)]
+    if not request.generate:
+        parts += ["--no-generate"]
+    return shlex.join(parts)

@@ -90,6 +90,38 @@ GLOSSARY: Mapping[str, str] = {
     "Coherence": (
         "Size of the mean importance divided by its typical size over pairs: 1 when all pairs agree, near 0 if not."
     ),
+    "Ablation": "Switching neurons off: their activation is set to zero, and everything after them is computed anew.",
+    "Dose response": (
+        "How the decision changes with the number of neurons switched off. The first neurons of a ranking are compared "
+        "with as many random neurons of the same layers."
+    ),
+    "Injection": (
+        "Adding a direction to the residual stream after a layer. The strength is counted in lengths of the residual "
+        "stream there (relative) or in its own unit (absolute)."
+    ),
+    "Injection window": (
+        "The layers after which an injected direction works. *Destructive*: the answers break. *Causal*: they switch "
+        "and stay whole. *Committed*: it is too late, they stay as they were. Each name needs half of the answers."
+    ),
+    "Random draws": (
+        "The control of every edit: random neurons of the same layers, or random directions at right angles to the "
+        "injected one and as long. At least five draws; the grey band spans them."
+    ),
+    "Collateral": "What the same edit does to the other behaviours and to the loss of neutral text.",
+    "Patching": (
+        "Giving neurons, or whole layers, the values they have on the pair's other prompt. *Restoring* is the same "
+        "from the perturbed prompt's side."
+    ),
+    "McNemar's test": (
+        "Compares the classes of the same prompts before and after an edit: only those that changed count. Exact, and "
+        "corrected over the points by Holm's method."
+    ),
+    "Cohen's kappa": (
+        "Agreement between the rules and a person beyond what chance gives: 1 is full agreement, 0 is chance."
+    ),
+    "Linear separability": (
+        "Share of held-out prompts that lie on their own side of the difference of means of the discovery prompts."
+    ),
     "Discovery, validation, held out": (
         "The prompt set is split 60/20/20. Only discovery pairs rank neurons, so that the others can check the ranking."
     ),
@@ -123,6 +155,42 @@ RANKING_QUESTION: Mapping[str, str] = {
     "magnitude": "Which neurons matter in any direction, even if the sign depends on the prompt? RMS importance.",
     "ablation": "Which neurons would change the original answer if switched off? Active on the original prompt, "
     "pushing, and responding to the perturbation.",
+}
+
+SWEEP_RANKINGS: Mapping[str, tuple[str, str]] = {  # name, and the question it answers about an edit
+    "ablation": ("Ablation", "Which neurons should matter when they are switched off? From the two passes alone."),
+    "measured": (
+        "Measured",
+        "Which neurons do matter when each is switched off alone? The shortlist of the two passes, measured one by one "
+        "on the discovery prompts: costs thousands of short passes, sees later layers too.",
+    ),
+    "shared": (
+        "Shared",
+        "Which neurons carry the change between the two prompts? The paper's ranking. It predicts patching; a neuron "
+        "that fires only on the other prompt ranks high here and does nothing when switched off.",
+    ),
+    "magnitude": ("Magnitude", "Which neurons change the decision most in whichever direction?"),
+    "chosen": ("Chosen by hand", "The neurons written below, in their order."),
+}
+CONDITIONS: Mapping[str, str] = {"original": "Original prompts", "perturbed": "Perturbed prompts"}
+POSITIONS: Mapping[str, str] = {"decision": "Where the answer starts", "all": "Everywhere"}
+DIRECTIONS: Mapping[str, str] = {"difference_of_means": "Difference of means", "d_F": "Direction of F (d_F)"}
+SCALES: Mapping[str, str] = {"relative": "Relative to the residual stream", "absolute": "Absolute"}
+SWEEP_KINDS: Mapping[str, str] = {
+    "dose": "Number of neurons",
+    "factor": "Factor",
+    "patch": "Patching",
+    "window": "Injection window",
+    "strength": "Injection strength",
+    "layers": "Layers switched off",
+    "heads": "Attention heads switched off",
+    "held": "Attention held fixed",
+}
+REGIMES: Mapping[str, str] = {
+    "destructive": "destructive: at least half of the answers are broken",
+    "causal": "causal: at least half switch and stay whole",
+    "committed": "committed: at least half stay as they were",
+    "mixed": "mixed: none of the three reaches half",
 }
 
 COUPLINGS: Mapping[str, str] = {"plain": "Plain (the paper's)", "norm_aware": "Norm-aware"}
@@ -162,6 +230,27 @@ HELP: Mapping[str, str] = {
     "agreement": "Share of written answers whose class lies on the side the logit difference predicts. It lifts a run "
     "to the stage *qualified*.",
     "predicted": GLOSSARY["Importance I"],
+    "sweep_ranking": "Which neurons come first. The sentence below says which question each order answers.",
+    "condition": "Which prompt of each pair the edit is made on. The default is where the behaviour shows.",
+    "position": "At the decision position only (fast), or at every position, generated words included.",
+    "answers": "Also write and classify the edited model's answers at every point. Takes longer.",
+    "draws": "How many random controls stand beside every point. Five are the least a stage can rest on.",
+    "doses": "Numbers of neurons, separated by commas. Empty: 1, 2, 5, 10, 20, 50, 100 and the paper's shares.",
+    "factors": "What the activations are multiplied with, separated by commas. Empty: from −2 to 4.",
+    "strengths": "Strengths separated by commas; above zero towards the target. Empty: towards the other prompts.",
+    "layers": "Layers to inject after, such as 3, 5-8. Empty: all.",
+    "n_seeds": "1 takes the likeliest word each time; more draws words at random, once for every seed.",
+    "dose": "Which point of the curve the numbers and answers below belong to.",
+    "outcome": "What counts about an answer.",
+    "sweep": "A finished sweep of this run. Sweeps never change; a new one is made with the button.",
+    "direction": "What is added: the difference of the two prompts' mean residual streams (per layer), or the "
+    "direction the output head reads the logit difference along (the same at every layer).",
+    "scale": "Relative counts in lengths of the residual stream at that place, so that a step means the same at every "
+    "layer; absolute is what the paper uses.",
+    "chosen": "Neurons as L3.N12, separated by commas; the Probe page fills this in from ticked rows.",
+    "sweep_button": "Edits the model at every point and at every random control; nothing is changed for good.",
+    "label": "What you say this answer is. It is kept beside what the rules said.",
+    "split": "Discovery prompts chose the neurons; held-out ones took no part.",
 }
 
 QUANTITIES: Mapping[str, str] = {

@@ -9,7 +9,7 @@ import yaml
 
 from pprobe_core import settings
 from pprobe_core.circuits.responses import RULES
-from pprobe_core.circuits.schema import Circuit, ResponseClass, Side, Structure
+from pprobe_core.circuits.schema import Circuit, Outcome, ResponseClass, SetStrings, Side, Structure, SweepDefaults
 from pprobe_core.errors import BadRequest
 
 PERTURBATIONS = ("bpe_swap", "given")
@@ -28,7 +28,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "expected_structure": get_args(Structure),
     "response_rule": tuple(RULES),
 }
-_OPTIONAL = ("target_fallback", "per_pair_observable")
+_OPTIONAL = ("target_fallback", "per_pair_observable", "same_content", "set_strings", "outcomes", "sweep")
+_SWEEP_CHOICES: dict[str, tuple[str, ...]] = {
+    "condition": ("original", "perturbed"),
+    "position": ("decision", "all"),
+    "ranking": ("shared", "magnitude", "ablation", "measured"),
+}
 _KNOWN = tuple(f.name for f in fields(Circuit) if f.name != "sha256")
 
 
@@ -110,9 +115,11 @@ def _validated(path: Path, document: dict[Any, Any], sha256: str) -> Circuit:
     for name, accepted in _CHOICES.items():
         if document[name] not in accepted:
             raise wrong(name, f"must be one of {', '.join(accepted)}, found {document[name]!r}")
-    per_pair = document.get("per_pair_observable", False)
-    if not isinstance(per_pair, bool):
-        raise wrong("per_pair_observable", f"must be true or false, found {per_pair!r}")
+    flags: dict[str, Any] = {name: document.get(name, False) for name in ("per_pair_observable", "same_content")}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise wrong(name, f"must be true or false, found {value!r}")
+    per_pair = flags["per_pair_observable"]
     target, control, fallback = strings("target"), strings("control"), strings("target_fallback")
     if per_pair and (target or control or fallback):
         raise wrong(
@@ -125,16 +132,20 @@ def _validated(path: Path, document: dict[Any, Any], sha256: str) -> Circuit:
         both = [item for item in (*target, *fallback) if item in control]
         if both:
             raise wrong("control", f"lists {both[0]!r}, which stands in target too; a string belongs to one side")
+    texts: dict[str, Any] = {name: text(name) for name in _TEXT_FIELDS}
     return Circuit(
         circuit_id=path.stem,
-        **{name: text(name) for name in _TEXT_FIELDS},
+        **texts,
         perturbation=document["perturbation"],
         target=target,
         control=control,
-        per_pair_observable=per_pair,
+        **flags,
         expected_structure=document["expected_structure"],
         response_rule=document["response_rule"],
         response_classes=_response_classes(document, wrong),
+        set_strings=_set_strings(document, per_pair, wrong),
+        outcomes=_outcomes(document, wrong),
+        sweep=_sweep_defaults(document, wrong),
         target_fallback=fallback,
         sha256=sha256,
     )
@@ -165,6 +176,61 @@ def _response_classes(document: dict[Any, Any], wrong: Any) -> tuple[ResponseCla
             f"found {', '.join(map(str, names))}",
         )
     return tuple(ResponseClass(row["name"], row["title"], row["side"]) for row in rows)
+
+
+def _set_strings(document: dict[Any, Any], per_pair: bool, wrong: Any) -> tuple[SetStrings, ...]:
+    """First-token strings of single prompt sets, checked as the circuit's own are."""
+    sets = document.get("set_strings") or {}
+    if not isinstance(sets, dict) or not all(
+        isinstance(value, dict) and set(value) == {"target", "control"} for value in sets.values()
+    ):
+        raise wrong("set_strings", "must map names of prompt sets to the two keys target and control")
+    if sets and per_pair:
+        raise wrong("set_strings", "must be left out where per_pair_observable is true")
+    found = []
+    for name, value in sets.items():
+        for side, strings in value.items():
+            if not isinstance(strings, list) or not strings or not all(isinstance(s, str) and s for s in strings):
+                raise wrong("set_strings", f"of {name!r} has a {side} that is no list of texts; quote numbers")
+            if len(set(strings)) != len(strings):
+                raise wrong("set_strings", f"of {name!r} lists a string twice in {side}")
+        if set(value["target"]) & set(value["control"]):
+            raise wrong("set_strings", f"of {name!r} has a string on both sides; a string belongs to one side")
+        found.append(SetStrings(str(name), tuple(value["target"]), tuple(value["control"])))
+    return tuple(found)
+
+
+def _outcomes(document: dict[Any, Any], wrong: Any) -> tuple[Outcome, ...]:
+    """The rates a sweep reports beside the classes: each names classes of the circuit's rule."""
+    rows = document.get("outcomes") or []
+    known = RULES[document["response_rule"]].classes
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"name", "title", "classes"} <= set(row) <= {"name", "title", "classes", "prompts"}
+        for row in rows
+    ):
+        raise wrong("outcomes", "must be a list of entries with the keys name, title, classes and optionally prompts")
+    found = []
+    for row in rows:
+        if not all(isinstance(row[key], str) and row[key].strip() for key in ("name", "title")):
+            raise wrong("outcomes", "has an entry whose name or title is no text")
+        classes = row["classes"]
+        if not isinstance(classes, list) or not classes or any(item not in known for item in classes):
+            raise wrong("outcomes", f"has {row['name']!r} with classes {classes!r}; accepted: {', '.join(known)}")
+        prompts = row.get("prompts", "all")
+        if prompts not in ("all", "multi_turn"):
+            raise wrong("outcomes", f"has {row['name']!r} with prompts {prompts!r}; accepted: all, multi_turn")
+        found.append(Outcome(row["name"], row["title"], tuple(classes), prompts))
+    return tuple(found)
+
+
+def _sweep_defaults(document: dict[Any, Any], wrong: Any) -> SweepDefaults:
+    values = document.get("sweep") or {}
+    if not isinstance(values, dict) or any(key not in _SWEEP_CHOICES for key in values):
+        raise wrong("sweep", f"must be a mapping with some of the keys {', '.join(_SWEEP_CHOICES)}")
+    for key, value in values.items():
+        if value not in _SWEEP_CHOICES[key]:
+            raise wrong("sweep", f"has {key} {value!r}; accepted: {', '.join(_SWEEP_CHOICES[key])}")
+    return SweepDefaults(**values)
 
 
 def _kind(value: object) -> str:

@@ -1,11 +1,12 @@
 """What a circuit, a prompt, a prompt pair and a prompt set are. Plain values, no behaviour."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Split = Literal["discovery", "validation", "heldout"]
 Side = Literal["target", "control", "other"]
 Structure = Literal["opposition", "routing", "read_out"]
+Condition = Literal["original", "perturbed"]  # which prompt of a pair
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,34 @@ class ResponseClass:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A rate that a sweep reports beside the classes themselves: answers of some classes, on some of the prompts."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    prompts: Literal["all", "multi_turn"] = "all"  # multi_turn: prompts with an earlier answer in them (push-back)
+
+
+@dataclass(frozen=True)
+class SetStrings:
+    """First-token strings that belong to one prompt set: the models it is for start their answers with these."""
+
+    prompt_set: str
+    target: tuple[str, ...]
+    control: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepDefaults:
+    """What a sweep of this circuit edits unless asked otherwise: where its behaviour shows."""
+
+    condition: Condition = "original"
+    position: Literal["decision", "all"] = "decision"
+    ranking: Literal["shared", "magnitude", "ablation", "measured"] = "ablation"
+
+
+@dataclass(frozen=True)
 class Circuit:
     """One behaviour, read from circuits/<id>.yaml."""
 
@@ -79,5 +108,14 @@ class Circuit:
     expected_note: str  # what the paper found, one sentence
     response_rule: str  # name of the rule in circuits/responses.py
     response_classes: tuple[ResponseClass, ...] = field(default=())
+    outcomes: tuple[Outcome, ...] = ()
+    sweep: SweepDefaults = SweepDefaults()
+    set_strings: tuple[SetStrings, ...] = ()
+    same_content: bool = False  # both prompts of a pair ask for the same, so a switched answer should say the same
     target_fallback: tuple[str, ...] = ()  # used only with tokenisers for which no string of `target` is one token
     sha256: str = ""
+
+    def for_set(self, prompt_set_id: str) -> "Circuit":
+        """The circuit with the strings of a prompt set where it has its own, else as it is."""
+        own = next((strings for strings in self.set_strings if strings.prompt_set == prompt_set_id), None)
+        return self if own is None else replace(self, target=own.target, control=own.control, target_fallback=())

@@ -1,4 +1,7 @@
-"""The command line: models, circuits, probe, runs, train. Exit codes 0, 2 (bad request), 3 (model), 130 (cancelled)."""
+"""The command line: models, circuits, probe, sweep, respond, runs, train.
+
+Exit codes: 0 done, 2 bad request, 3 the model, 130 cancelled.
+"""
 
 import sys
 import tempfile

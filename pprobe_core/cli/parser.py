@@ -1,13 +1,17 @@
 """Names, options and help of every command. Imports nothing heavy: `--help` and the listings answer at once."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, get_args
 
 from pprobe_core import settings
-from pprobe_core.cli import listings, probing, runs
+from pprobe_core.circuits.schema import Condition
+from pprobe_core.cli import listings, probing, responding, runs, sweeping
 from pprobe_core.errors import BadRequest
+from pprobe_core.interventions.edits import Position
+from pprobe_core.interventions.types import KINDS, N_DRAWS, DirectionKind, Side, SweepKind
 from pprobe_core.probing.types import RANKINGS
 
 Command = Callable[[argparse.Namespace], int]
@@ -15,6 +19,10 @@ Command = Callable[[argparse.Namespace], int]
 
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence like all others, instead of a usage block."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf\b)")  # "-0.5,1" is a value, too
 
     def error(self, message: str) -> NoReturn:
         raise BadRequest(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` shows what is accepted.")
@@ -24,14 +32,16 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m pprobe_core`; `options.run(options)` runs the chosen command."""
     parser = _Parser(
         prog="python -m pprobe_core",
-        description="Which neurons of a chat language model carry a behaviour: probes, and the runs they left.",
+        description="Which neurons of a chat language model carry a behaviour: probes, sweeps, and what they left.",
         epilog="Exit codes: 0 done, 2 bad request, 3 the model cannot be loaded or is unsupported, 130 cancelled.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    parser.set_defaults(run=_nothing_chosen("models, circuits, probe, runs or train"))
+    parser.set_defaults(run=_nothing_chosen("models, circuits, probe, sweep, respond, runs or train"))
     _add_models(commands)
     _add_circuits(commands)
     _add_probe(commands)
+    _add_sweep(commands)
+    _add_respond(commands)
     _add_runs(commands)
     _add_train(commands)
     return parser
@@ -65,6 +75,93 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
     _add_ranking(probe)
     _add_db(probe)
     _add_json(probe)
+
+
+_SWEEPS: dict[SweepKind, str] = {
+    "dose": "switch off the first n neurons of a ranking, for several n",
+    "factor": "multiply one set of neurons by several factors",
+    "window": "add a direction after each layer at several strengths",
+    "strength": "add a direction after one layer or a band at several strengths",
+    "layers": "switch off the whole FFN, and the whole attention, of each layer",
+    "patch": "put in what the pairs' other prompts give, per top n and per layer",
+    "heads": "switch off the first n attention heads: the attention-only baseline",
+    "held": "put in the other prompt's residual stream while later parts are held",
+}
+# Options that only some kinds of sweep take (sweeping.FITS); the others refuse them with a sentence.
+_SWEEP_OPTIONS: dict[str, dict[str, Any]] = {
+    "ranking": {
+        "choices": (*RANKINGS, "measured"),
+        "help": "order of the neurons (default: the circuit's own; measured costs one pass per neuron and prompt)",
+    },
+    "side": {"choices": get_args(Side), "help": "neurons of one sign of mean importance only (default: both)"},
+    "neurons": {"type": sweeping.names, "metavar": "L1.N2,...", "help": "neurons chosen by hand, in their order"},
+    "doses": {"type": sweeping.whole_numbers, "metavar": "1,5,20", "help": "how many are edited"},
+    "factors": {"type": sweeping.numbers, "metavar": "0,1,2", "help": "factors of the curve"},
+    "factor": {"type": float, "metavar": "X", "help": "what activations are multiplied by (default: 0)"},
+    "layers": {"type": sweeping.layer_list, "metavar": "3,4|3-8", "help": "layers after which the direction is added"},
+    "strengths": {"type": sweeping.numbers, "metavar": "0.5,1", "help": "above 0 towards the target tokens"},
+    "absolute": {"action": "store_true", "help": "strengths in the residual stream's unit, not in its lengths"},
+    "direction": {"choices": get_args(DirectionKind), "help": "default: difference_of_means"},
+    "draws": {"type": int, "metavar": "K", "help": f"random controls per point (default: {N_DRAWS}, fewer prove less)"},
+}
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("sweep", help="edit the model of a run at many points, beside random controls")
+    actions = group.add_subparsers(title="what to sweep, or what to do with stored sweeps", metavar="KIND|ACTION")
+    group.set_defaults(run=_nothing_chosen(f"{', '.join(KINDS)}, list, show or delete"))
+    for kind, text in _SWEEPS.items():
+        parser = _command(actions, kind, sweeping.sweep, text)
+        parser.set_defaults(kind=kind)
+        _add_sweep_options(parser, kind)
+        _add_run(parser, required=True)
+        _add_db(parser)
+        _add_json(parser)
+    listing = _command(actions, "list", sweeping.list_sweeps, "list stored sweeps, newest first")
+    _add_run(listing, required=False)
+    show = _command(actions, "show", sweeping.show_sweep, "print the report of a sweep")
+    delete = _command(actions, "delete", sweeping.delete_sweep, "delete a sweep with its answers and labels")
+    for action in (show, delete):
+        action.add_argument("sweep_id", metavar="ID", help="sweep id (see `sweep list`)")
+    for action in (listing, show, delete):
+        _add_db(action)
+    _add_json(listing)
+    _add_json(show)
+    delete.add_argument("--yes", action="store_true", help="really delete")
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser, kind: SweepKind) -> None:
+    for name, options in _SWEEP_OPTIONS.items():
+        fits = kind in sweeping.FITS[name]
+        parser.add_argument(f"--{name}", **(options if fits else options | {"help": argparse.SUPPRESS}))
+    _add_position(parser)
+    parser.add_argument("--condition", choices=get_args(Condition), help="which prompt of the pairs")
+    parser.add_argument("--responses", action="store_true", help="also generate and classify answers at every point")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds of sampled answers (default: 1)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="of sampled answers (default: 0, greedy)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="of each answer (default: 24)")
+    parser.add_argument("--no-collateral", action="store_true", help="leave out other circuits and neutral text")
+    parser.add_argument("--seed", type=int, help=f"of every random draw (default: {settings.SEED})")
+
+
+def _add_respond(commands: argparse._SubParsersAction) -> None:
+    respond = _command(commands, "respond", responding.respond, "answer one prompt before and after an edit")
+    respond.add_argument("--model", required=True, help="shipped model, local folder or hub id (see `models`)")
+    respond.add_argument("--prompt", required=True, metavar="TEXT", help="what the user says")
+    respond.add_argument("--system", metavar="TEXT", help="system message before it")
+    respond.add_argument("--ablate", metavar="L1.N2,...", help="neurons to switch off")
+    respond.add_argument("--factor", type=float, metavar="X", help="or to multiply by this (default: 0)")
+    respond.add_argument("--inject", metavar="L3", help="layer after which the direction of a run is added")
+    respond.add_argument("--strength", type=float, metavar="X", help="above 0 towards the target (default: 1)")
+    respond.add_argument("--direction", **_SWEEP_OPTIONS["direction"])
+    respond.add_argument("--absolute", **_SWEEP_OPTIONS["absolute"])
+    _add_run(respond, required=False)
+    _add_position(respond)
+    respond.add_argument("--max-new-tokens", type=int, metavar="N", help=f"default: {responding.DEFAULT_NEW_TOKENS}")
+    respond.add_argument("--temperature", type=float, metavar="T", help="default: 0, greedy")
+    respond.add_argument("--seed", type=int, help="of sampled tokens")
+    _add_db(respond)
+    _add_json(respond)
 
 
 def _add_runs(commands: argparse._SubParsersAction) -> None:
@@ -109,6 +206,16 @@ def _nothing_chosen(names: str) -> Command:
 
 def _add_db(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--db", type=Path, metavar="FILE", help=f"results file (default: {settings.default_db()})")
+
+
+def _add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    text = f"id of a stored run, its first letters, or {sweeping.LATEST} (see `runs list`)"
+    parser.add_argument("--run", dest="run_id", metavar="RUN", required=required, help=text)
+
+
+def _add_position(parser: argparse.ArgumentParser) -> None:
+    text = "edit at the last prompt position, or at every one (default: decision, or the circuit's own)"
+    parser.add_argument("--position", choices=get_args(Position), help=text)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

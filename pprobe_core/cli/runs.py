@@ -17,16 +17,17 @@ _COLUMNS = ("run_id", "created_at", "model", "circuit", "prompts", "coupling", "
 def list_runs(options: argparse.Namespace) -> int:
     """`runs list`: the history, newest first."""
     history = pd.DataFrame()
-    if _path(options).exists():  # reading makes no files
-        with Store(_path(options)) as store:
+    if results_file(options).exists():  # reading makes no files
+        with Store(results_file(options)) as store:
             history = store.runs()
     if options.json:
         write_answer(records(history), options.json)
     elif history.empty:
-        say(f"No runs yet in {_path(options)}. `python -m pprobe_core probe --model ... --circuit ...` makes one.")
+        example = "`python -m pprobe_core probe --model ... --circuit ...` makes one."
+        say(f"No runs yet in {results_file(options)}. {example}")
     else:
         history["created_at"] = history["created_at"].dt.strftime("%Y-%m-%d %H:%M")
-        columns = (*_COLUMNS, "structure", "stage")
+        columns = (*_COLUMNS, "structure", "stage", "n_sweeps")
         say(table(list(history[list(columns)].itertuples(index=False, name=None)), columns))
     return 0
 
@@ -62,12 +63,19 @@ def delete(options: argparse.Namespace) -> int:
     return 0
 
 
-def _path(options: argparse.Namespace) -> Path:
+def results_file(options: argparse.Namespace) -> Path:
+    """The results file that a command works on."""
     return Path(options.db or settings.default_db()).expanduser()
+
+
+def opened(options: argparse.Namespace, wanted: str) -> Store:
+    """The results file that should hold what is `wanted`. Raises BadRequest, making none, when there is no file."""
+    path = results_file(options)
+    if not path.exists():
+        raise BadRequest(f"There is no {wanted}: there is no results file {path} yet.")
+    return Store(path)
 
 
 def _holding(options: argparse.Namespace) -> Store:
     """The results file that should hold the run asked for."""
-    if not _path(options).exists():
-        raise BadRequest(f"There is no run {options.run_id!r}: there is no results file {_path(options)} yet.")
-    return Store(_path(options))
+    return opened(options, f"run {options.run_id!r}")

@@ -5,7 +5,6 @@ Every direction points towards the target: adding it is meant to raise the logit
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.evaluator import Evaluator
+from pprobe_core.interventions.types import DirectionKind
 from pprobe_core.probing.decomposition import behavioural_direction
 from pprobe_core.probing.scores import lowering_or_raising
 from pprobe_core.stats import wilson
-
-DirectionKind = Literal["d_F", "difference_of_means"]
 
 
 @dataclass(frozen=True)

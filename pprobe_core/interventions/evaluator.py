@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from pprobe_core.circuits.schema import Split
+from pprobe_core.circuits.schema import Condition, Split
 from pprobe_core.errors import BadRequest, Cancelled, ModelUnavailable
 from pprobe_core.interventions.edits import (
     Edits,
@@ -41,7 +41,6 @@ from pprobe_core.interventions.edits import (
 from pprobe_core.interventions.heads import HeadOutputs, find_heads
 from pprobe_core.interventions.hooks import EditContext, SiteValues, applying
 from pprobe_core.interventions.shared_prefix import NotShareable, Prefix, prefix_of, sharing
-from pprobe_core.interventions.types import Condition
 from pprobe_core.models.loading import LoadedModel
 from pprobe_core.models.structure import Structure
 from pprobe_core.probing.capture import last_logits, reading_last_position

@@ -19,7 +19,8 @@ from pprobe_core.probing.generation import MAX_NEW_TOKENS, end_ids
 from pprobe_core.probing.tokens import left_pad, pad_id
 from pprobe_core.settings import SEED
 
-MAX_BATCH_TOKENS = 4096  # padded tokens of one batch, the new ones included
+MAX_BATCH_TOKENS = 32_768  # padded tokens of one batch, the new ones included
+MAX_CACHE_BYTES = 2**30  # keys and values of one batch
 
 Finish = Literal["stop", "limit", "broken"]  # a stop token, the token limit, logits that are not numbers
 
@@ -97,7 +98,7 @@ def stream(
     chosen = list(range(len(evaluator.prompts))) if prompts is None else list(prompts)
     chosen.sort(key=lambda i: (len(evaluator.prompts[i].input_ids), i))
     waiting = [(i, e) for i in chosen for e in range(len(rows))]
-    budget = MAX_BATCH_TOKENS
+    budget = _batch_tokens(evaluator)
     while waiting:
         longest, n = 0, 0
         for i, _ in waiting:
@@ -121,6 +122,17 @@ def stream(
                 ) from error
             budget = n * longest // 2
             waiting = [pair for pair in batch if pair not in done] + waiting
+
+
+def _batch_tokens(evaluator: Evaluator) -> int:
+    """Padded tokens of one batch whose keys and values stay within MAX_CACHE_BYTES."""
+    config = evaluator.loaded.model.config.get_text_config()
+    n_heads = getattr(config, "num_attention_heads", 1)
+    width = getattr(config, "head_dim", None) or evaluator.structure.d_model // n_heads
+    n_kv = getattr(config, "num_key_value_heads", None) or n_heads
+    weight = evaluator.structure.blocks[0].weight
+    per_token = 2 * evaluator.structure.n_layers * n_kv * width * weight.element_size()
+    return min(MAX_BATCH_TOKENS, max(1, MAX_CACHE_BYTES // per_token))
 
 
 def _batch(

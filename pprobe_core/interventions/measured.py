@@ -1,17 +1,16 @@
 """Rankings of neurons for a sweep; among them `measured`: each shortlisted neuron's own effect, by cached passes."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from pprobe_core.circuits.schema import Condition
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Edits, Neuron, Position, Scale
 from pprobe_core.interventions.evaluator import Evaluator
-
-Side = Literal["both", "positive", "negative"]  # of the signed mean importance
+from pprobe_core.interventions.types import Side
 
 SHORTLIST = 1000  # neurons by |I|, and as many by |c * a(X)|
 CHUNK = 256  # neurons per stored block: progress and cancelling stay prompt
@@ -35,11 +34,13 @@ class MeasuredEffects:
     n_last_token_passes: int
 
 
-def ranked_neurons(neurons: pd.DataFrame, ranking: str, side: Side = "both") -> tuple[Neuron, ...]:
+def ranked_neurons(
+    neurons: pd.DataFrame, ranking: str, side: Side = "both", *, condition: Condition = "original"
+) -> tuple[Neuron, ...]:
     """All neurons of a run's score table in the order of a two-pass ranking, ties by layer, then neuron.
 
     `shared` and `magnitude` put the largest values first, `ablation` the neurons that fit the question "what if it is
-    off" best. `side` keeps neurons of one sign of the mean importance.
+    off" on the prompts of `condition` best. `side` keeps neurons of one sign of the mean importance.
     """
     if ranking not in _KEYS:
         raise BadRequest(f"There is no ranking “{ranking}”. Choose one of {', '.join(_KEYS)} or measured.")
@@ -47,17 +48,44 @@ def ranked_neurons(neurons: pd.DataFrame, ranking: str, side: Side = "both") -> 
     if side != "both":
         sign = 1 if side == "positive" else -1
         kept = neurons[np.sign(neurons["importance_mean"]) == sign]
-    key = kept[_KEYS[ranking]].abs() if ranking == "shared" else kept[_KEYS[ranking]]
+    if ranking == "ablation" and condition == "perturbed":
+        key = mirrored_ablation_score(neurons).loc[kept.index]
+    else:
+        key = kept[_KEYS[ranking]].abs() if ranking == "shared" else kept[_KEYS[ranking]]
     return _ordered(kept.assign(_key=-key))
 
 
-def shortlist(neurons: pd.DataFrame, n: int = SHORTLIST) -> tuple[Neuron, ...]:
-    """The neurons worth measuring: the first n by |mean I| and the first n by |c * a(X)|, ordered by the former."""
+def zeroing_effect(neurons: pd.DataFrame, condition: Condition) -> pd.Series:
+    """Direct effect, in logits, of switching each neuron off on the prompts of `condition`: mean of -c * a.
+
+    The table holds it for the original prompts; on the perturbed ones a(X~) = a(X) + delta_a, so it is that minus I.
+    """
+    if condition == "original":
+        return neurons["zeroing_effect"]
+    return neurons["zeroing_effect"] - neurons["importance_mean"]
+
+
+def mirrored_ablation_score(neurons: pd.DataFrame) -> pd.Series:
+    """The ablation score for switching neurons off on the *perturbed* prompts, from the same two passes; logits.
+
+    With the two prompts exchanged, I changes its sign, the sought direction is the opposite one, and a(X~) takes the
+    place of a(X): min(sign * I, -sign * (-c * a(X~))) with the `sign` of the table's own score.
+    """
+    effect = zeroing_effect(neurons, "perturbed")
+    # The table's score is min(sign * I, sign * zeroing effect): the sign under which that holds for every neuron.
+    importance, own = neurons["importance_mean"], neurons["zeroing_effect"]
+    scores = {s: np.minimum(s * importance, s * own) for s in (1, -1)}
+    sign = min(scores, key=lambda s: float((scores[s] - neurons["ablation_score"]).abs().sum()))
+    return pd.Series(np.minimum(sign * importance, -sign * effect), index=neurons.index)
+
+
+def shortlist(neurons: pd.DataFrame, n: int = SHORTLIST, *, condition: Condition = "original") -> tuple[Neuron, ...]:
+    """The neurons worth measuring: the first n by |mean I| and the first n by |c * a|, ordered by the former."""
     if n < 1:
         raise BadRequest(f"A shortlist of {n} neurons was asked for; at least 1 is needed.")
     frame = neurons.assign(_key=-neurons["importance_mean"].abs())
     by_importance = _ordered(frame)
-    by_zeroing = _ordered(neurons.assign(_key=-neurons["zeroing_effect"].abs()))
+    by_zeroing = _ordered(neurons.assign(_key=-zeroing_effect(neurons, condition).abs()))
     chosen = set(by_importance[:n]) | set(by_zeroing[:n])
     return tuple(neuron for neuron in by_importance if neuron in chosen)
 
@@ -92,13 +120,12 @@ def measure_neurons(
         )
 
 
-def measured_ranking(blocks: Sequence[MeasuredEffects], sign: int) -> tuple[Neuron, ...]:
+def measured_ranking(effects: Mapping[Neuron, float | None], sign: int) -> tuple[Neuron, ...]:
     """The measured neurons, first those whose own effect moves F most in the direction `sign` (+1 raises, -1 lowers).
 
-    For neurons that carry what the perturbation changes, `sign` is scores.lowering_or_raising(F(X~) - F(X)). Neurons
-    whose effect broke the model come last; ties by layer, then neuron.
+    For neurons that carry what the perturbation changes, `sign` is scores.lowering_or_raising(F(other) - F(own)).
+    Neurons whose effect broke the model (None) come last; ties by layer, then neuron.
     """
-    effects = {n: e for block in blocks for n, e in zip(block.neurons, block.effects, strict=True)}
     return tuple(sorted(effects, key=lambda n: (effects[n] is None, -sign * (effects[n] or 0.0), n)))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pprobe_core.circuits.schema import Condition
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.controls import matched_neurons, orthogonal_directions, random_heads
 from pprobe_core.interventions.directions import Directions
@@ -25,11 +26,12 @@ from pprobe_core.interventions.edits import (
     ScaleOutput,
     check_neurons,
 )
-from pprobe_core.interventions.types import N_DRAWS, Arm, Condition, SweepKind
+from pprobe_core.interventions.types import N_DRAWS, Arm, SweepKind
 
 DOSES = (1, 2, 5, 10, 20, 50, 100)  # the paper's, and the product's default
 FACTORS = (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 RELATIVE_STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # lengths of the residual stream
+ABSOLUTE_STRENGTHS = (12.5, 25.0, 50.0, 100.0)  # the residual stream's own unit; the paper's on Qwen3-4B is 50
 THRESHOLD_SHARES = (0.00005, 0.0001, 0.0002, 0.0005, 0.001)  # of all neurons: the sensitivity curve a referee asks for
 
 
@@ -232,6 +234,15 @@ def threshold_doses(shape: ModelShape, shares: Sequence[float] = THRESHOLD_SHARE
     """Neuron counts for shares of all neurons, at least one each, without repeats."""
     total = shape.n_layers * shape.d_mlp
     return tuple(sorted({max(1, round(share * total)) for share in shares}))
+
+
+def default_doses(shape: ModelShape, available: int, n_all: int | None = None) -> tuple[int, ...]:
+    """The paper's doses and the counts of the sensitivity curve, as far as there are as many; at least one.
+
+    `n_all`: where something else than neurons is counted, how many of it there are; its sensitivity curve is left out.
+    """
+    doses = {*DOSES, *(threshold_doses(shape) if n_all is None else ())}
+    return tuple(sorted(n for n in doses if n <= available)) or (available,)
 
 
 # Shared parts ------------------------------------------------------------------------------------------------------

@@ -119,7 +119,10 @@ def before_after(before: Sequence[bool], after: Sequence[bool]) -> BeforeAfter:
 
 
 def permutation_p(
-    ranked: Float[np.ndarray, "prompt"], random: Float[np.ndarray, "draw prompt"], seed: int
+    ranked: Float[np.ndarray, "prompt"],
+    random: Float[np.ndarray, "draw prompt"],
+    seed: int,
+    n_resamples: int = stats.PERMUTATIONS,
 ) -> float | None:
     """Two-sided p that the ranked arm is one more random draw: arms are exchanged within each prompt.
 
@@ -139,7 +142,7 @@ def permutation_p(
         distance,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=stats.PERMUTATIONS,
+        n_resamples=n_resamples,
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
@@ -161,12 +164,14 @@ def compare(points: Sequence[SweepPoint], seed: int) -> tuple[Comparison, ...]:
     groups: dict[str, list[SweepPoint]] = defaultdict(list)
     for point in points:
         groups[point.group].append(point)
+    # The smallest p that resampling can give must survive the correction over as many points.
+    n_resamples = max(stats.PERMUTATIONS, int(2 * len(groups) / ALPHA))
     found = []
     for of_group in groups.values():
         ranked = next((p for p in of_group if p.arm == "ranked"), None)
         if ranked is not None:
             draws = sorted((p for p in of_group if p.arm == "random"), key=lambda p: p.draw or 0)
-            found.append(_compare(ranked, draws, seed))
+            found.append(_compare(ranked, draws, seed, n_resamples))
     out: list[Comparison] = []
     for split in dict.fromkeys(c.split for c in found):
         of_split = [c for c in found if c.split == split]
@@ -175,7 +180,7 @@ def compare(points: Sequence[SweepPoint], seed: int) -> tuple[Comparison, ...]:
     return tuple(out)
 
 
-def _compare(ranked: SweepPoint, draws: Sequence[SweepPoint], seed: int) -> Comparison:
+def _compare(ranked: SweepPoint, draws: Sequence[SweepPoint], seed: int, n_resamples: int) -> Comparison:
     usable = [d for d in draws if not d.broken and d.pair_ids == ranked.pair_ids]
     empty = Comparison(
         group=ranked.group.rsplit("/", 1)[0],
@@ -211,7 +216,7 @@ def _compare(ranked: SweepPoint, draws: Sequence[SweepPoint], seed: int) -> Comp
         excess_low=None if interval is None else interval.low,
         excess_high=None if interval is None else interval.high,
         beats_every_draw=beyond,
-        p_value=permutation_p(own, random, seed),
+        p_value=permutation_p(own, random, seed, n_resamples),
     )
 
 

@@ -3,9 +3,7 @@
 The caller owns progress, saving and cancelling: it gets points, may stop at any time, and later names the ones it has.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -13,10 +11,13 @@ from jaxtyping import Float
 from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, classify
 from pprobe_core.circuits.schema import Circuit, Split
+from pprobe_core.interventions.edits import Edits
 from pprobe_core.interventions.evaluator import Evaluated, Evaluator
 from pprobe_core.interventions.generation import GenerationSettings, respond
 from pprobe_core.interventions.plans import Planned
 from pprobe_core.interventions.types import BASELINE_KEY, Baseline, SweepPoint, SweepResponse
+
+ANSWERS_AT_ONCE = 512  # prompts times points handed to the generator together; it cuts them to what memory allows
 
 
 def point_id(planned: Planned, split: Split) -> str:
@@ -74,22 +75,25 @@ def sweep_responses(
     broken, whatever its text.
     """
     settings = settings or GenerationSettings()
-    keyed = {BASELINE_KEY: (), **{p.key: p.edits for p in plan}}
-    for key, edits in keyed.items():
-        missing = [i for i, p in enumerate(evaluator.prompts) if (key, p.pair_id) not in skip]
-        if not missing:
-            continue
-        for answer in respond(evaluator, [edits], settings, missing):
-            prompt = evaluator.prompts[answer.prompt]
-            broken = answer.finish == "broken"
-            name = BROKEN if broken else classify(circuit, answer.text, gold=prompt.gold)
-            yield SweepResponse(key, prompt.pair_id, prompt.split, answer.text, name, answer.finish, settings.seed)
-
-
-def with_classes(point: SweepPoint, planned: Planned, responses: Sequence[SweepResponse]) -> SweepPoint:
-    """The point with the counts of its answers' classes on its split; unchanged when there are none."""
-    counts = Counter(r.class_name for r in responses if r.key == planned.key and r.split == point.split)
-    return replace(point, class_counts=dict(sorted(counts.items()))) if counts else point
+    edits_of: dict[str, Edits] = {BASELINE_KEY: (), **{p.key: p.edits for p in plan}}
+    # Points that lack the same answers are answered together: small models are fast only in large batches.
+    waiting: dict[tuple[int, ...], list[str]] = {}
+    for key in edits_of:
+        missing = tuple(i for i, p in enumerate(evaluator.prompts) if (key, p.pair_id) not in skip)
+        if missing:
+            waiting.setdefault(missing, []).append(key)
+    for missing, keys in waiting.items():
+        first = [[BASELINE_KEY]] if BASELINE_KEY in keys else []
+        rest = [key for key in keys if key != BASELINE_KEY]
+        n = max(1, ANSWERS_AT_ONCE // len(missing))
+        for some in [*first, *(rest[start : start + n] for start in range(0, len(rest), n))]:
+            for answer in respond(evaluator, [edits_of[key] for key in some], settings, missing):
+                prompt = evaluator.prompts[answer.prompt]
+                broken = answer.finish == "broken"
+                name = BROKEN if broken else classify(circuit, answer.text, gold=prompt.gold)
+                yield SweepResponse(
+                    some[answer.edit], prompt.pair_id, prompt.split, answer.text, name, answer.finish, settings.seed
+                )
 
 
 def _splits(evaluator: Evaluator) -> Mapping[Split, list[int]]:
@@ -127,7 +131,6 @@ def _point(
         delta_low=delta_low,
         delta_high=delta_high,
         n_broken=n_broken,
-        class_counts=None,
         neurons=planned.neurons,
         pair_ids=tuple(evaluator.prompts[i].pair_id for i in rows),
         logit_diffs=tuple(_or_none(v) for v in values),

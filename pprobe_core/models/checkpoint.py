@@ -80,7 +80,10 @@ def weight_files(folder: Path) -> list[Path]:
         )
     other = sorted(f.name for f in folder.glob("*.safetensors"))
     seen = f" (seen: {', '.join(other[:3])})" if other else ""
-    raise ModelUnavailable(f"{folder} has no weights: model.safetensors or {INDEX} is expected{seen}.")
+    raise ModelUnavailable(
+        f"{folder} has no weights: model.safetensors or {INDEX} is expected{seen}. "
+        "Copy or download them into the folder."
+    )
 
 
 def header(file: Path) -> Header:

@@ -73,6 +73,7 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
     Raises BadRequest when no pair is left or the circuit's strings give no token, ModelUnavailable when the tokeniser
     has no chat template.
     """
+    circuit = circuit.for_set(prompt_set.prompt_set_id)
     thinking = any("<think>" in s for s in (*circuit.target, *circuit.target_fallback, *circuit.control))
     shared = None if circuit.per_pair_observable else resolve_circuit(loaded.tokenizer, circuit)
     given = limit_pairs(prompt_set.pairs, request.limit)

@@ -75,6 +75,7 @@ def measurements(collected: Collected, neurons: NeuronScores, pairs: pd.DataFram
         "n_pairs": n_pairs,
         "n_forward_passes": collected.n_sequences,
         "n_flipped": n_flipped,
+        "n_identical": _n_identical(pairs),
         "flip_rate": n_flipped / n_pairs,
         "flip_interval": stats.wilson(n_flipped, n_pairs),
         "coverage": {
@@ -101,6 +102,12 @@ def measurements(collected: Collected, neurons: NeuronScores, pairs: pd.DataFram
         "layers": layer_means(collected.signals, neurons.layer_mass),
         "decomposition_error": decomposition_error(collected.signals),
     }
+
+
+def _n_identical(pairs: pd.DataFrame) -> int:
+    """How many pairs have two prompts of the same tokens."""
+    both = zip(pairs["input_ids_original"], pairs["input_ids_perturbed"], strict=True)
+    return sum(tuple(original) == tuple(perturbed) for original, perturbed in both)
 
 
 def _ffn_skip(signals: PromptSignals, seed: int) -> dict[str, Any]:
@@ -220,6 +227,7 @@ def evidence(measured: dict[str, Any], generation: dict[str, Any] | None) -> Evi
         n_covered_perturbed=coverage["n_perturbed"],
         n_agree=None if generation is None else generation["n_agree"],
         n_answers=0 if generation is None else generation["n_answers"],
+        n_identical=measured["n_identical"],
     )
 
 

@@ -50,6 +50,13 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, thinking: bool) -> tuple[in
     return tuple(int(i) for i in encoded["input_ids"])
 
 
+def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[tuple[int, ...], int]:
+    """Token ids of a conversation with its last answer, and where that answer starts. Raises as encode_prompt does."""
+    prompt = encode_prompt(tokenizer, Prompt(tuple(messages[:-1])), thinking=False)
+    answer = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
+    return (*prompt, *(int(i) for i in answer)), len(prompt)
+
+
 def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """Readable text of each token alone; bytes that are no whole character keep the vocabulary's own spelling."""
     texts = (str(tokenizer.decode([i], skip_special_tokens=False)) for i in ids)

@@ -15,6 +15,7 @@ MIN_FLIP_RATE = 0.5  # ours: where fewer pairs change the sign of F, the perturb
 MIN_AGREEMENT = 0.9  # ours: share of answers on the side of sign(F) from which F stands for the behaviour
 MIN_AGREEMENT_LOW = 0.75  # ours: lower end of its Wilson interval, so that a handful of answers is not enough
 MIN_COVERAGE = 0.5  # ours: below it most answers begin with a token the observable does not know
+MIN_PAIRS = 10  # ours: with fewer the intervals are so wide that nearly any structure is possible
 
 RECOMMENDATIONS: dict[VerdictStructure, str] = {
     "opposition": "Ablate or amplify neurons: switch off the first few of the ablation ranking, and compare with "
@@ -47,6 +48,7 @@ class Evidence:
     n_covered_perturbed: int
     n_agree: int | None  # answers on the side of sign(F); None when nothing was generated
     n_answers: int = 0
+    n_identical: int = 0  # pairs whose two prompts are the same tokens
 
     @property
     def flips(self) -> bool:
@@ -83,6 +85,7 @@ def judge(evidence: Evidence, circuit: Circuit) -> Verdict:
         recommendation = READ_OUT_ROUTING
     stage: Stage = "qualified" if evidence.flips and evidence.agrees else "observed"
     reasons = (
+        *_about_pairs(evidence),
         *_about_flips(evidence),
         *_about_ratio(evidence),
         *_about_cause(circuit, structure),
@@ -110,6 +113,22 @@ def _structure(evidence: Evidence, circuit: Circuit) -> VerdictStructure:
 def _zone(ratio: float) -> int:
     """1 above the opposition threshold, -1 below the routing threshold, 0 between."""
     return (ratio > OPPOSITION_MIN_FFN_SKIP) - (ratio < ROUTING_MAX_FFN_SKIP)
+
+
+def _about_pairs(evidence: Evidence) -> list[str]:
+    reasons = []
+    n = evidence.n_pairs
+    if n < MIN_PAIRS:
+        measured = "1 prompt pair was" if n == 1 else f"{n} prompt pairs were"
+        reasons.append(
+            f"Only {measured} measured: too few to rest a reading on. Use at least {MIN_PAIRS}, better 40 or more."
+        )
+    if evidence.n_identical:
+        reasons.append(
+            f"In {evidence.n_identical} of {n} pairs both prompts are the same to the model, so every score of such a "
+            "pair is zero. Give pairs whose two prompts differ."
+        )
+    return reasons
 
 
 def _about_flips(evidence: Evidence) -> list[str]:
@@ -188,6 +207,12 @@ def _about_answers(evidence: Evidence) -> list[str]:
     share = _share(evidence.n_agree, evidence.n_answers)
     if evidence.agrees:
         return [f"The generated answers are on the side that the logit difference predicts on {share} prompts."]
+    if evidence.n_agree / evidence.n_answers >= MIN_AGREEMENT:
+        return [
+            f"The generated answers are on the side that the logit difference predicts on {share} prompts; that is too "
+            f"few to be sure: {_percent(MIN_AGREEMENT_LOW)} at the interval's lower end are needed before it stands "
+            "for the behaviour."
+        ]
     return [
         f"The generated answers are on the side that the logit difference predicts on only {share} prompts; "
         f"{_percent(MIN_AGREEMENT)}, and {_percent(MIN_AGREEMENT_LOW)} at the interval's lower end, are needed before "

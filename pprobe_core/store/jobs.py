@@ -4,11 +4,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
+from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
+from pprobe_core.store.sweeps import drop_sweep, sweep_request
+
+Request = ProbeRequest | SweepRequest
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 BlockKind = Literal["capture", "generation"]
@@ -20,15 +24,16 @@ class JobRow:
 
     job_id: str
     state: State
-    request: ProbeRequest
+    request: Request
     request_key: str | None
     run_id: str | None
+    sweep_id: str | None
     error: str | None
     exit_code: int | None  # of the command line, where it failed
     created_at: datetime  # UTC
 
 
-def job_id_of(request: ProbeRequest) -> str:
+def job_id_of(request: Request) -> str:
     """Identity of a request: asking for the same thing again meets the same job."""
     return hashlib.sha256(_text(request).encode()).hexdigest()[:12]
 
@@ -36,7 +41,7 @@ def job_id_of(request: ProbeRequest) -> str:
 class JobTable(Database):
     """Jobs and their partial results."""
 
-    def add_job(self, request: ProbeRequest) -> JobRow:
+    def add_job(self, request: Request) -> JobRow:
         """Put a request in the queue: a new job, or the same request's old one again; one under way is left alone.
 
         Partial results of a cancelled or interrupted job stay, so that it goes on where it stopped.
@@ -86,15 +91,24 @@ class JobTable(Database):
         error: str | None = None,
         exit_code: int | None = None,
         run_id: str | None = None,
+        sweep_id: str | None = None,
     ) -> None:
-        """Move a job to another state; a run_id that is known stays known."""
+        """Move a job to another state; a run_id or sweep_id that is known stays known."""
         with self._transaction() as cursor:
             cursor.execute(
                 """
-                update jobs set state = $state, error = $error, exit_code = $code, run_id = coalesce($run, run_id)
+                update jobs set state = $state, error = $error, exit_code = $code, run_id = coalesce($run, run_id),
+                                sweep_id = coalesce($sweep, sweep_id)
                 where job_id = $job
                 """,
-                {"state": state, "error": error, "code": exit_code, "run": run_id, "job": job_id},
+                {
+                    "state": state,
+                    "error": error,
+                    "code": exit_code,
+                    "run": run_id,
+                    "sweep": sweep_id,
+                    "job": job_id,
+                },
             )
 
     def start_job(self, job_id: str, request_key: str) -> None:
@@ -116,12 +130,15 @@ class JobTable(Database):
         """Forget jobs that ended more than `days` ago without a run, so that their partial results do not pile up."""
         with self._transaction() as cursor:
             old = cursor.execute(
-                "select job_id from jobs where state in ('cancelled', 'failed') and created_at < $then",
+                "select job_id, sweep_id from jobs where state in ('cancelled', 'failed') and created_at < $then",
                 {"then": utc_now() - timedelta(days=days)},
             ).fetchall()
-            for (job_id,) in old:
+            for job_id, sweep_id in old:
                 cursor.execute("delete from job_blocks where job_id = $job", {"job": job_id})
                 cursor.execute("delete from jobs where job_id = $job", {"job": job_id})
+                finished = cursor.execute("select 1 from sweeps where sweep_id = $s", {"s": sweep_id}).fetchone()
+                if sweep_id is not None and finished is None:
+                    drop_sweep(cursor, sweep_id)
 
     def drop_blocks(self, job_id: str) -> None:
         """Forget the partial results of a job, so that it starts afresh the next time."""
@@ -147,13 +164,17 @@ class JobTable(Database):
 
     def _jobs(self, tail: str, **params: str) -> list[JobRow]:
         rows = self._rows(
-            f"select job_id, state, request, request_key, run_id, error, exit_code, created_at from jobs {tail}",  # noqa: S608
+            f"select job_id, state, request, request_key, run_id, sweep_id, error, exit_code, created_at "  # noqa: S608
+            f"from jobs {tail}",
             **params,
         )
-        return [
-            JobRow(job_id, state, ProbeRequest(**json.loads(request)), *rest) for job_id, state, request, *rest in rows
-        ]
+        return [JobRow(job_id, state, _request(json.loads(request)), *rest) for job_id, state, request, *rest in rows]
 
 
-def _text(request: ProbeRequest) -> str:
+def _request(values: dict[str, Any]) -> Request:
+    """A request from its JSON: those of sweeps have a kind."""
+    return sweep_request(values) if "kind" in values else ProbeRequest(**values)
+
+
+def _text(request: Request) -> str:
     return json.dumps(plain(request), sort_keys=True, ensure_ascii=False)

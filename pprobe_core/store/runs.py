@@ -11,8 +11,9 @@ import pandas as pd
 
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import RANKINGS, ProbeRequest, ProbeResult, Ranking
-from pprobe_core.store.database import Database, utc_now
+from pprobe_core.store.database import utc_now
 from pprobe_core.store.plain import plain
+from pprobe_core.store.sweeps import RUN_TABLES, Sweeps, drop_sweep
 
 TABLES = ("pairs", "first_tokens", "layer_signals", "neuron_scores", "token_preview")
 
@@ -50,9 +51,10 @@ class Run:
     request: ProbeRequest
     summary: dict[str, Any]
     environment: dict[str, str]
+    stage: str  # reached with the sweeps there are; the summary's verdict has that of the two passes
 
 
-class Runs(Database):
+class Runs(Sweeps):
     """Finished runs. A run never changes, so `run_id` is all a page needs to remember."""
 
     def save_run(self, result: ProbeResult, job_id: str | None = None) -> str:
@@ -92,7 +94,15 @@ class Runs(Database):
         """Delete a run and everything of it; False when there is no such run."""
         with self._transaction() as cursor:
             gone = cursor.execute("delete from runs where run_id = $run returning run_id", {"run": run_id}).fetchall()
-            for table in TABLES:
+            for (sweep_id,) in cursor.execute(
+                """
+                select sweep_id from sweeps where run_id = $run
+                union select sweep_id from jobs where run_id = $run and sweep_id is not null
+                """,
+                {"run": run_id},
+            ).fetchall():
+                drop_sweep(cursor, sweep_id)
+            for table in (*TABLES, *RUN_TABLES):
                 cursor.execute(f"delete from {table} where run_id = $run", {"run": run_id})  # noqa: S608
             cursor.execute("delete from jobs where run_id = $run and state = 'done'", {"run": run_id})
         return bool(gone)
@@ -104,15 +114,18 @@ class Runs(Database):
 
     def runs(self) -> pd.DataFrame:
         """The history, newest first: one row per run with its settings and headline numbers; `created_at` in UTC."""
-        return self._frame(
+        frame = self._frame(
             """
             select run_id, created_at, model, family, circuit, prompts, coupling, pair_limit as "limit", seed,
                    generated, n_pairs, n_forward_passes, seconds, flip_rate, ffn_skip_mean, structure, stage,
+                   (select count(*) from sweeps s where s.run_id = runs.run_id) as n_sweeps,
                    recommendation, dtype, device, revision, weights_sha256
             from runs
             order by created_at desc, run_id
             """
         )
+        frame["stage"] = pd.Series(self._stages(frame), dtype=object)
+        return frame
 
     def run(self, run_id: str) -> Run:
         """One run. Raises BadRequest when there is none of this id."""
@@ -132,7 +145,13 @@ class Runs(Database):
             request=ProbeRequest(**json.loads(request)),
             summary=json.loads(summary),
             environment=json.loads(environment),
+            stage=self.run_stage(run_id) or str((json.loads(summary).get("verdict") or {}).get("stage") or "observed"),
         )
+
+    def _stages(self, runs: pd.DataFrame) -> list[str | None]:
+        """The stage of each run, raised by its sweeps."""
+        swept = {run_id: self.run_stage(run_id) for run_id in runs.loc[runs["n_sweeps"] > 0, "run_id"]}
+        return [swept.get(run_id) or stage for run_id, stage in zip(runs["run_id"], runs["stage"], strict=True)]
 
     def pairs(self, run_id: str) -> pd.DataFrame:
         """The prompt pairs of a run in prompt order, with the columns of `ProbeResult.pairs`."""

@@ -1,0 +1,212 @@
+"""Dose response: what happens when a run's neurons are switched off, scaled or patched."""
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import response_charts, sweep_charts, window_charts
+from pprobe_core.errors import BadRequest
+from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
+from pprobe_core.store import Run, Sweep
+from ui import shell, sweeps, words
+
+AXES = {"dose": "n_neurons", "factor": "factor", "patch": "n_neurons"}
+
+
+def pickers(run: Run) -> None:
+    """What to switch off and where, with the button."""
+    circuit = shell.circuits().get(run.request.circuit)
+    with st.container(border=True, key="sweep_pickers"):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.segmented_control(
+                "What changes",
+                NEURON_KINDS,
+                key="dose_kind",
+                default="dose",
+                format_func=lambda kind: words.SWEEP_KINDS[kind],
+                required=True,
+                help="How many neurons are switched off; how far a fixed set is turned up or down; or how many get "
+                "their values from the pair's other prompt.",
+                persist_state="session",
+            )
+            st.checkbox(
+                "Read the answers too", key="sweep_answers", help=words.HELP["answers"], persist_state="session"
+            )
+        kind: SweepKind = st.session_state["dose_kind"] or "dose"
+        columns = st.columns([2, 2, 2, 1.4], vertical_alignment="bottom")
+        with columns[0]:
+            sweeps.ranking_picker()
+        with columns[1]:
+            sweeps.condition_picker()
+        with columns[2]:
+            sweeps.position_picker()
+        st.caption(words.SWEEP_RANKINGS[st.session_state["sweep_ranking"]][1])
+        if st.session_state["sweep_ranking"] == "chosen":
+            st.text_input(
+                "Neurons", key="chosen_neurons", help=words.HELP["chosen"], placeholder="L3.N12, L4.N7",
+                persist_state="session",
+            )  # fmt: skip
+        with st.expander("Advanced", icon=":material/tune:"):
+            left, right = st.columns(2)
+            with left:
+                sweeps.text_option("Numbers of neurons", "sweep_doses", "doses")
+            with right:
+                sweeps.text_option("Factors", "sweep_factors", "factors")
+            sweeps.common_options()
+        try:
+            request = sweeps.request_of(run, circuit, kind)
+        except BadRequest as error:
+            request = None
+            st.error(shell.escaped(str(error)), icon=":material/error:")
+        with columns[3]:
+            sweeps.run_button(request)
+    sweeps.state_of(request)
+    st.session_state["_dose_request"] = request
+
+
+def finding(run: Run, sweep: Sweep, rates: pd.DataFrame) -> str:
+    """One sentence: what the largest dose did to the answers, beside the random draws."""
+    if rates.empty:
+        return ""
+    split = sweeps.splits_of(rates)[0]
+    changed = rates[(rates["outcome"] == "format_change") & (rates["split"] == split)]
+    ranked = changed[changed["arm"] == "ranked"].sort_values("n_neurons")
+    if ranked.empty:
+        return ""
+    last = ranked.iloc[-1]
+    random = changed[(changed["arm"] == "random") & (changed["group"] == last["group"])]["share"]
+    beside = f"; random neurons {100 * random.min():.0f} to {100 * random.max():.0f} %" if len(random) else ""
+    return (
+        f"With {int(last['n_neurons'])} neurons edited, {100 * last['share']:.0f} % of the {int(last['n'])} "
+        f"{words.SPLITS[split].lower()} answers change class (95 % interval {100 * last['low']:.0f} to "
+        f"{100 * last['high']:.0f} %{beside})."
+    )
+
+
+def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) -> None:
+    """The curve with its controls, and what else the same edit changes."""
+    axis = AXES[sweep.request.kind]
+    counted = points[points[axis].notna() & (points["arm"] == "ranked")]
+    steps = sorted(counted[axis].unique())
+    label = {"n_neurons": "Neurons edited", "factor": "Factor"}[axis]
+    if st.session_state.get("dose") not in steps:
+        st.session_state["dose"] = steps[-1]
+    if len(steps) > 1:
+        st.select_slider(
+            label, steps, key="dose", help=words.HELP["dose"], width=520, persist_state="session",
+            format_func=lambda v: f"{v:g}",
+        )  # fmt: skip
+    step = st.session_state["dose"]
+    at_step = counted[counted[axis] == step]
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        drawn = sweep_charts.dose_curve(
+            points, sweep.summary["baseline"], axis, highlight=step, n_total=sweeps.n_neurons(sweep)
+        )
+        shell.figure(drawn, key=f"curve_{sweep.sweep_id}")
+    with right:
+        group = str(at_step["group"].iloc[0]).rsplit("/", 1)[0]
+        others = pd.DataFrame(sweep.summary["collateral"])
+        if others.empty:
+            st.info("What else this edit changes was not measured.", icon=":material/info:")
+        else:
+            shell.figure(
+                sweep_charts.collateral(others, group, points, run.request.circuit, sweeps.splits_of(points)[0]),
+                key=f"collateral_{sweep.sweep_id}",
+            )
+    key = str(at_step["key"].iloc[0])
+    st.header("What the answers do", anchor="answers")
+    if rates.empty:
+        st.info(
+            "This sweep holds no answers. Tick *Read the answers too* above and run it again: the points are kept.",
+            icon=":material/info:",
+        )
+        return
+    answers_section(run, sweep, rates, axis, key, step)
+
+
+def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key: str, step: float) -> None:
+    """Rates over the curve, classes at the chosen point, the same prompts before and after."""
+    circuit = shell.circuits().get(run.request.circuit)
+    titles = sweeps.outcome_titles(rates)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.selectbox(
+            "What is counted", list(titles), key="outcome", format_func=lambda o: titles.get(o, o),
+            help=words.HELP["outcome"], width=320, persist_state="session",
+        )  # fmt: skip
+        st.checkbox(
+            "Use my labels", key="use_labels", persist_state="session",
+            help="Count an answer as what you labelled it, where you did; else as the rules say.",
+        )  # fmt: skip
+    outcome = st.session_state["outcome"] if st.session_state["outcome"] in titles else next(iter(titles))
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        if rates["by_seed"].map(len).max() > 1:
+            shell.figure(response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
+        else:
+            shell.figure(response_charts.outcome_curve(rates, outcome, axis, float(step)), key=f"outcome_{outcome}")
+    with right:
+        shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+        sweeps.outcome_table(rates[rates["key"] == key])
+    sweeps.agreement(sweep)
+    sweeps.before_after(run, sweep, circuit, key, "dose")
+
+
+run = shell.chosen_run()
+if run is None:
+    st.title("Dose response")
+    shell.no_run_yet()
+    st.stop()
+
+sweeps.use_defaults_of(run, shell.circuits().get(run.request.circuit))
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.title("What happens without its neurons?", anchor=False, width="content")
+    shell.run_picker(run.run_id)
+st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
+pickers(run)
+
+sweep = sweeps.chosen_sweep(run, NEURON_KINDS, st.session_state["_dose_request"])
+if sweep is None:
+    st.info(
+        "Nothing was switched off yet in this run. Press **Run sweep**: on the shipped models it takes seconds.",
+        icon=":material/hourglass_empty:",
+    )
+    st.stop()
+
+points = sweeps.points(sweep)
+rates = sweeps.rates(sweep, use_labels=bool(st.session_state.get("use_labels")))
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="curve", width="content")
+    sweeps.sweep_picker(run, NEURON_KINDS, sweep)
+st.caption(sweeps.facts(sweep))
+if sentence := finding(run, sweep, rates):
+    st.markdown(f"**{shell.escaped(sentence)}**")
+sweeps.stage_card(run, sweep)
+
+
+@st.fragment
+@shell.calm_errors()
+def curves_section() -> None:
+    """Everything that hangs on the slider."""
+    curves(run, sweep, points, rates)
+
+
+curves_section()
+
+if sweep.request.kind == "patch":
+    st.header("Layer by layer", anchor="layers")
+    left, right = st.columns(2, gap="large")
+    means = run.summary["logit_diff"]
+    with left:
+        shell.figure(
+            window_charts.patch_by_layer(
+                points,
+                sweep.summary["baseline"],
+                means["perturbed_mean"] if sweep.request.condition == "original" else means["original_mean"],
+            ),
+            key="patch_layers",
+        )
+    with right:
+        shell.figure(sweep_charts.patch_by_count(points), key="patch_count")
+
+st.header("Is it more than chance?", anchor="proof")
+sweeps.proof_table(sweep)

@@ -1,0 +1,240 @@
+"""Injection window: after which layers, and how strongly, an added direction changes the decision."""
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import charts, response_charts, sweep_charts, window_charts
+from pprobe_core.errors import BadRequest
+from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
+from pprobe_core.store import Run, Sweep
+from ui import shell, sweeps, words
+
+ICONS = {True: ":material/check_circle:", False: ":material/cancel:", None: ":material/help:"}
+
+
+def pickers(run: Run) -> None:
+    """What is added, where and how strongly, with the button."""
+    circuit = shell.circuits().get(run.request.circuit)
+    with st.container(border=True, key="sweep_pickers"):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.segmented_control(
+                "What changes",
+                INJECTION_KINDS,
+                key="window_kind",
+                default="window",
+                format_func=lambda kind: {"window": "Layer by layer", "strength": "A band of layers at once"}[kind],
+                required=True,
+                help="After each layer alone, as a map; or after all the named layers together, as a curve.",
+                persist_state="session",
+            )
+            st.checkbox(
+                "Read the answers too", key="sweep_answers", help=words.HELP["answers"], persist_state="session"
+            )
+        kind: SweepKind = st.session_state["window_kind"] or "window"
+        columns = st.columns([2, 2, 2, 2, 1.4], vertical_alignment="bottom")
+        with columns[0]:
+            st.selectbox(
+                "Direction", list(words.DIRECTIONS), key="sweep_direction", help=words.HELP["direction"],
+                format_func=lambda d: words.DIRECTIONS[d], persist_state="session",
+            )  # fmt: skip
+        with columns[1]:
+            st.selectbox(
+                "Strength counts", list(words.SCALES), key="sweep_scale", help=words.HELP["scale"],
+                format_func=lambda s: words.SCALES[s], persist_state="session",
+            )  # fmt: skip
+        with columns[2]:
+            sweeps.condition_picker()
+        with columns[3]:
+            sweeps.position_picker()
+        with st.expander("Advanced", icon=":material/tune:"):
+            left, right = st.columns(2)
+            with left:
+                sweeps.text_option("Layers", "sweep_layers", "layers", "all" if kind == "window" else "the middle one")
+            with right:
+                sweeps.text_option("Strengths", "sweep_strengths", "strengths")
+            sweeps.common_options()
+        try:
+            request = sweeps.request_of(run, circuit, kind)
+        except BadRequest as error:
+            request = None
+            st.error(shell.escaped(str(error)), icon=":material/error:")
+        with columns[4]:
+            sweeps.run_button(request)
+    sweeps.state_of(request)
+    st.session_state["_window_request"] = request
+
+
+def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) -> None:
+    """The map, its slice at one strength, and the answers at one cell."""
+    splits = sweeps.splits_of(points)
+    strengths = sorted(points["strength"].dropna().unique())
+    titles = sweeps.outcome_titles(rates)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.selectbox(
+            "Prompts", splits, key="window_split", format_func=lambda s: words.SPLITS[s], help=words.HELP["split"],
+            width=200, persist_state="session",
+        )  # fmt: skip
+        st.selectbox(
+            "The map shows", ["", *titles], key="window_value", width=320, persist_state="session",
+            format_func=lambda o: titles.get(o, "Change of the logit difference"),
+            help="The change of F, or the share of answers that count for an outcome.",
+        )  # fmt: skip
+        if st.session_state.get("window_strength") not in strengths:
+            st.session_state["window_strength"] = min(strengths, key=lambda s: (abs(abs(s) - 1), s))
+        st.select_slider(
+            "Strength of the slice", strengths, key="window_strength", format_func=lambda v: f"{v:g}",
+            help="The row of the map that the layer curve and the answers below are about.", width=320,
+            persist_state="session",
+        )  # fmt: skip
+    split, strength = st.session_state["window_split"], st.session_state["window_strength"]
+    value = st.session_state["window_value"]
+    left, right = st.columns(2, gap="large")
+    with left:
+        if value in titles:
+            drawn = window_charts.outcome_map(rates, split, value, sweeps.regimes(sweep))
+        else:
+            drawn = window_charts.window_map(points, sweep.summary, split, "delta_mean")
+        event = shell.figure(drawn, key=f"map_{sweep.sweep_id}_{value}_{split}", on_select="rerun")
+        st.caption("Click a cell to read the answers there.")
+    with right:
+        if rates.empty:
+            st.info(
+                "The regimes and the switch rate need answers. Tick *Read the answers too* and run it again: the "
+                "points are kept.",
+                icon=":material/info:",
+            )
+        else:
+            shell.figure(
+                window_charts.switch_by_layer(rates, strength, sweeps.regimes(sweep), split),
+                key=f"switch_{split}_{strength}",
+            )
+    if rates.empty:
+        return
+    cell = ((event.selection or {}).get("cell") or [{}])[0] if event else {}
+    layer = cell.get("layer")
+    ranked = points[(points["arm"] == "ranked") & (points["strength"] == cell.get("strength", strength))]
+    if layer is None:
+        layer = best_layer(rates, split, strength)
+    at_cell = ranked[ranked["layer"] == layer]
+    if len(at_cell):
+        key = str(at_cell["key"].iloc[0])
+        shown = at_cell["strength"].iloc[0]
+        st.subheader(f"Answers after layer {layer} at strength {shown:g}", anchor=False)
+        circuit = shell.circuits().get(run.request.circuit)
+        left, right = st.columns([2, 3], gap="large")
+        with left:
+            shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+        with right:
+            sweeps.outcome_table(rates[rates["key"] == key])
+        sweeps.agreement(sweep)
+        sweeps.before_after(run, sweep, circuit, key, "window")
+
+
+def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
+    """The layer at which most answers switch (and are right, where that is known) at one strength."""
+    for outcome in ("switched_and_right", "switched"):
+        rows = rates[
+            (rates["outcome"] == outcome)
+            & (rates["split"] == split)
+            & (rates["strength"] == strength)
+            & (rates["arm"] == "ranked")
+        ]
+        if len(rows) and rows["share"].max() > 0:
+            return int(rows.sort_values(["share", "layer"], ascending=[False, True]).iloc[0]["layer"])
+    return None
+
+
+def conditions_card(run: Run, sweep: Sweep) -> None:
+    """The paper's three conditions for steering, with this model's numbers, and whether steering did work."""
+    circuit = shell.circuits().get(run.request.circuit)
+    if circuit is None:
+        st.info("The file of this circuit is gone, so its conditions cannot be stated.", icon=":material/info:")
+        return
+    found = sweeps.steering_of(run, sweep, circuit)
+    with st.container(border=True, key="conditions"):
+        st.markdown("**Is steering expected to work here?**")
+        for condition in found.conditions:
+            icon = ICONS[condition.met]
+            st.markdown(f"{icon} **{shell.escaped(condition.title)}.** {shell.escaped(condition.text)}")
+        st.markdown(f"**{shell.escaped(found.sentence)}**")
+        st.caption("The three conditions are observations of the paper on 19 models (3 met them), not a theory.")
+
+
+run = shell.chosen_run()
+if run is None:
+    st.title("Injection window")
+    shell.no_run_yet()
+    st.stop()
+
+sweeps.use_defaults_of(run, shell.circuits().get(run.request.circuit))
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.title("Can a push in one direction switch it?", anchor=False, width="content")
+    shell.run_picker(run.run_id)
+st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
+pickers(run)
+
+sweep = sweeps.chosen_sweep(run, INJECTION_KINDS, st.session_state["_window_request"])
+if sweep is None:
+    st.info(
+        "Nothing was injected yet in this run. Press **Run sweep**; on the shipped models it takes about a minute.",
+        icon=":material/hourglass_empty:",
+    )
+    st.stop()
+
+points = sweeps.points(sweep)
+rates = sweeps.rates(sweep)
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="map", width="content")
+    sweeps.sweep_picker(run, INJECTION_KINDS, sweep)
+st.caption(
+    f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
+    f" · above zero pushes towards the target · {sweeps.facts(sweep)}"
+)
+left, right = st.columns(2, gap="large")
+with left:
+    conditions_card(run, sweep)
+with right:
+    sweeps.stage_card(run, sweep)
+
+
+@st.fragment
+@shell.calm_errors()
+def answers_section() -> None:
+    """Everything that hangs on the pickers of the map."""
+    if sweep.request.kind == "window":
+        map_section(run, sweep, points, rates)
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        shell.figure(sweep_charts.dose_curve(points, sweep.summary["baseline"], "strength"), key="strength_curve")
+    with right:
+        if not rates.empty:
+            shell.figure(response_charts.outcome_curve(rates, "switched", "strength"), key="strength_switched")
+
+
+answers_section()
+
+st.header("Where are the two prompts apart?", anchor="separability")
+left, right = st.columns(2, gap="large")
+with left:
+    shell.figure(window_charts.separability(pd.DataFrame(sweep.summary["separability"])), key="separability")
+with right:
+    others = pd.DataFrame(sweep.summary["collateral"])
+    if len(others):
+        layers = sorted({int(layer) for layer in others["layer"].dropna()})
+        if layers:
+            st.select_slider(
+                "Collateral after layer", layers, key="collateral_layer", help=words.GLOSSARY["Collateral"],
+                persist_state="session",
+            )  # fmt: skip
+            others = others[others["layer"] == st.session_state["collateral_layer"]]
+        group = str(others["group"].iloc[0])
+        shell.figure(
+            sweep_charts.collateral(others, group, points, run.request.circuit, sweeps.splits_of(points)[0]),
+            key=f"collateral_{group}",
+        )
+        strength = others["strength"].iloc[0]
+        st.caption(f"At strength {charts.number(strength)}.")
+
+st.header("Is it more than chance?", anchor="proof")
+sweeps.proof_table(sweep)

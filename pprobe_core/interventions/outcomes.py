@@ -1,0 +1,215 @@
+"""What generated answers say about an edit: class changes against the unedited answers, with intervals and controls.
+
+Pure functions from answers (rows of SweepResponse) to one row per point. Rates are fractions with Wilson intervals.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from pprobe_core.circuits.responses import BROKEN, side_of, strip_thinking
+from pprobe_core.circuits.schema import Circuit, Condition
+from pprobe_core.interventions.statistics import Rate, Regime, before_after, holm, rate, regime
+from pprobe_core.interventions.types import BASELINE_KEY, SweepResponse
+
+MIN_CONTENT_OVERLAP = 0.6  # ours: word overlap (F1) from which two answers say the same
+
+FORMAT_CHANGE, SWITCHED, KEPT, IS_BROKEN = "format_change", "switched", "switched_and_right", "broken"
+TITLES: Mapping[str, str] = {
+    FORMAT_CHANGE: "Class changed",
+    SWITCHED: "Switched sides",
+    KEPT: "Switched, still the right answer",
+    IS_BROKEN: "Empty or broken",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known about one prompt beside its answers."""
+
+    multi_turn: bool = False  # an earlier answer of the assistant stands in it
+    twin_answer: str | None = None  # the unedited model's answer to the pair's other prompt
+    gold: tuple[str, ...] = ()  # right answers to the pair's other prompt, where the circuit has them
+
+
+@dataclass(frozen=True)
+class OutcomeRate:
+    """How many answers of one point and split count for one outcome; `p_value` against the unedited model."""
+
+    key: str
+    split: str
+    outcome: str
+    title: str
+    n: int  # answers: prompts times seeds
+    n_yes: int
+    n_before: int  # the same prompts and seeds, unedited
+    share: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None  # McNemar, exact; of one seed only, since answers of several seeds are not independent
+    p_holm: float | None = None
+    by_seed: tuple[float, ...] = ()  # share per seed, where there are several
+
+
+def outcome_rates(
+    circuit: Circuit,
+    condition: Condition,
+    responses: Sequence[SweepResponse],
+    references: Mapping[str, Reference],
+) -> tuple[OutcomeRate, ...]:
+    """One row per point, split and outcome. Outcomes: class changed, switched sides, broken, the circuit's own; and
+    switched with the right answer kept, where references say what that is.
+
+    The unedited answer of the same prompt and seed is the comparison; answers without one are left out.
+    """
+    before = {(r.pair_id, r.seed): r for r in responses if r.key == BASELINE_KEY}
+    groups: dict[tuple[str, str], list[SweepResponse]] = {}
+    for response in responses:
+        if (response.pair_id, response.seed) in before:
+            groups.setdefault((response.key, response.split), []).append(response)
+    rates: list[OutcomeRate] = []
+    for (key, split), answers in groups.items():
+        for name, title, rows in _counted(circuit, condition, answers, before, references):
+            if rows:
+                rates.append(_rate(key, split, name, title, rows))
+    return tuple(_corrected(rates))
+
+
+# Each row: (seed, counted before, counted after)
+_Rows = list[tuple[int, bool, bool]]
+
+
+def _counted(
+    circuit: Circuit,
+    condition: Condition,
+    answers: Sequence[SweepResponse],
+    before: Mapping[tuple[str, int], SweepResponse],
+    references: Mapping[str, Reference],
+) -> Iterable[tuple[str, str, _Rows]]:
+    def rows(counts: object, of: Sequence[SweepResponse] = answers) -> _Rows:
+        test = counts if callable(counts) else (lambda r, b: False)
+        return [
+            (r.seed, bool(test(old, old)), bool(test(r, old))) for r in of for old in (before[(r.pair_id, r.seed)],)
+        ]
+
+    def switched(r: SweepResponse, old: SweepResponse) -> bool:
+        return is_switched(circuit, condition, old.class_name, r.class_name)
+
+    yield FORMAT_CHANGE, TITLES[FORMAT_CHANGE], rows(lambda r, old: r.class_name != old.class_name)
+    yield SWITCHED, TITLES[SWITCHED], rows(switched)
+    known = [r for r in answers if _has_content(references.get(r.pair_id))]
+    if known:
+        yield (
+            KEPT,
+            TITLES[KEPT],
+            rows(lambda r, old: switched(r, old) and keeps_content(r.text, references[r.pair_id]), known),
+        )
+    yield IS_BROKEN, TITLES[IS_BROKEN], rows(lambda r, old: r.class_name == BROKEN)
+    for outcome in circuit.outcomes:
+        chosen = [r for r in answers if outcome.prompts == "all" or references.get(r.pair_id, Reference()).multi_turn]
+        yield outcome.name, outcome.title, rows(lambda r, old, o=outcome: r.class_name in o.classes, chosen)
+
+
+def is_switched(circuit: Circuit, condition: Condition, before: str, after: str) -> bool:
+    """Whether an answer went from one side of the observable to the other."""
+    sides = side_of(circuit, before, condition), side_of(circuit, after, condition)
+    return "other" not in sides and sides[0] != sides[1]
+
+
+def keeps_content(text: str, reference: Reference) -> bool:
+    """Whether an answer says what the pair's other prompt is rightly answered with.
+
+    By the right answers where they are known, else by word overlap (F1, Chinese characters one by one) of at least
+    MIN_CONTENT_OVERLAP with the answer that the unedited model gives to the other prompt.
+    """
+    answer, _ = strip_thinking(text)
+    if reference.gold:
+        return any(gold.casefold() in answer.casefold() for gold in reference.gold)
+    return content_overlap(answer, strip_thinking(reference.twin_answer or "")[0]) >= MIN_CONTENT_OVERLAP
+
+
+def content_overlap(one: str, two: str) -> float:
+    """F1 of the words of two texts, with repetitions: 1 for the same words, 0 for none in common."""
+    words = [_words(text) for text in (one, two)]
+    if not words[0] or not words[1]:
+        return 0.0
+    left = list(words[1])
+    common = 0
+    for word in words[0]:
+        if word in left:
+            left.remove(word)
+            common += 1
+    return 2 * common / (len(words[0]) + len(words[1]))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", text.casefold())
+
+
+def _has_content(reference: Reference | None) -> bool:
+    return reference is not None and bool(reference.gold or reference.twin_answer)
+
+
+def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRate:
+    seeds = sorted({seed for seed, _, _ in rows})
+    n_yes = sum(after for _, _, after in rows)
+    found: Rate = rate(n_yes, len(rows))
+    paired = before_after([b for _, b, _ in rows], [a for _, _, a in rows])
+    by_seed = tuple(sum(a for s, _, a in rows if s == seed) / sum(s == seed for s, _, _ in rows) for seed in seeds)
+    return OutcomeRate(
+        key=key,
+        split=split,
+        outcome=name,
+        title=title,
+        n=len(rows),
+        n_yes=n_yes,
+        n_before=paired.n_before,
+        share=found.share,
+        low=found.low,
+        high=found.high,
+        p_value=None if key == BASELINE_KEY or len(seeds) > 1 else paired.p_value,
+        by_seed=by_seed if len(seeds) > 1 else (),
+    )
+
+
+def _corrected(rates: Sequence[OutcomeRate]) -> list[OutcomeRate]:
+    """Holm over the points of each split and outcome."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for i, one in enumerate(rates):
+        if one.p_value is not None:
+            places.setdefault((one.split, one.outcome), []).append(i)
+    out = list(rates)
+    for of_group in places.values():
+        adjusted = holm([rates[i].p_value for i in of_group])
+        for i, p in zip(of_group, adjusted, strict=True):
+            out[i] = replace(out[i], p_holm=p)
+    return out
+
+
+@dataclass(frozen=True)
+class LayerRegime:
+    """What an injection after one layer at one strength does to the answers, in a word, with the counts behind it."""
+
+    key: str
+    split: str
+    n: int
+    n_broken: int
+    n_switched: int
+    regime: Regime | None
+
+
+def regimes(rates: Sequence[OutcomeRate]) -> tuple[LayerRegime, ...]:
+    """The regime of every point that has answers (statistics.regime states the rule)."""
+    table = {(one.key, one.split, one.outcome): one for one in rates}
+    out = []
+    for (key, split, name), one in table.items():
+        if name != SWITCHED or key == BASELINE_KEY:
+            continue
+        broken = table[key, split, IS_BROKEN].n_yes
+        out.append(LayerRegime(key, split, one.n, broken, one.n_yes, regime(broken, one.n_yes, one.n)))
+    return tuple(out)
+
+
+def as_rows(rates: Sequence[OutcomeRate]) -> list[dict[str, object]]:
+    """Plain rows for a frame or JSON."""
+    return [asdict(one) for one in rates]

@@ -1,0 +1,348 @@
+"""All SQL of sweeps: points and answers committed as they are made, finished sweeps, labels, measured effects."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, get_args
+
+import duckdb
+import pandas as pd
+
+from pprobe_core.circuits.schema import Condition
+from pprobe_core.errors import BadRequest
+from pprobe_core.interventions.edits import Neuron, Position
+from pprobe_core.interventions.statistics import SweepStage
+from pprobe_core.interventions.types import STAGE_KINDS, SweepPoint, SweepRequest, SweepResponse
+from pprobe_core.store.database import Database, utc_now
+from pprobe_core.store.plain import plain
+
+SWEEP_TABLES = ("sweeps", "sweep_points", "sweep_responses", "sweep_passes", "labels")
+RUN_TABLES = ("measured_effects", "measured_passes")  # of a run's model, shared by its sweeps
+STAGES: tuple[SweepStage, ...] = get_args(SweepStage)
+POINT_COLUMNS = tuple(field.name for field in fields(SweepPoint))
+RESPONSE_COLUMNS = ("key", "pair_id", "seed", "split", "text", "class_name", "finish", "rules_version")
+_QUOTED = ", ".join(f'"{name}"' for name in POINT_COLUMNS)  # "group" is a word of SQL
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One finished sweep: what was asked and its summary (points and answers are read by name)."""
+
+    sweep_id: str
+    run_id: str
+    created_at: datetime  # UTC
+    request: SweepRequest
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Forward passes and seconds spent."""
+
+    n_full_passes: int = 0
+    n_last_token_passes: int = 0
+    seconds: float = 0.0
+
+
+def sweep_request(values: dict[str, Any]) -> SweepRequest:
+    """A SweepRequest from its JSON values."""
+    tuples: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    return SweepRequest(**tuples)
+
+
+class Sweeps(Database):
+    """Sweeps of runs. A finished sweep never changes; only labels that a person gives its answers are added."""
+
+    # -- while it runs --
+
+    def add_points(self, sweep_id: str, points: Sequence[SweepPoint]) -> None:
+        """Commit measured points; those that are there already stay."""
+        with self._transaction() as cursor:
+            for point in points:
+                values = {name: plain(value) for name, value in asdict(point).items()}
+                cursor.execute(
+                    f"""
+                    insert into sweep_points (sweep_id, {_QUOTED})
+                    values ($sweep_id, {", ".join(f"${name}" for name in POINT_COLUMNS)})
+                    on conflict do nothing
+                    """,  # noqa: S608  (names are ours)
+                    {"sweep_id": sweep_id, **values},
+                )
+
+    def add_responses(self, sweep_id: str, responses: Sequence[SweepResponse], rules_version: int) -> None:
+        """Commit classified answers; those that are there already stay."""
+        rows = pd.DataFrame([asdict(response) for response in responses]).assign(rules_version=rules_version)
+        with self._transaction() as cursor:
+            there = cursor.execute(
+                "select key, pair_id, seed from sweep_responses where sweep_id = $sweep", {"sweep": sweep_id}
+            ).fetchall()
+            known = set(there)
+            new = [(k, p, s) not in known for k, p, s in zip(rows["key"], rows["pair_id"], rows["seed"], strict=True)]
+            if any(new):
+                self._insert(cursor, "sweep_responses", rows[new], RESPONSE_COLUMNS, sweep_id=sweep_id)
+
+    def add_passes(self, sweep_id: str, spent: Spent) -> None:
+        """Commit what one attempt at a sweep spent."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "insert into sweep_passes values ($sweep, $full, $last, $seconds)",
+                {
+                    "sweep": sweep_id,
+                    "full": spent.n_full_passes,
+                    "last": spent.n_last_token_passes,
+                    "seconds": spent.seconds,
+                },
+            )
+
+    def sweep_spent(self, sweep_id: str) -> Spent:
+        """What all attempts at a sweep spent together."""
+        return self._spent("sweep_passes where sweep_id = $id", id=sweep_id)
+
+    def point_ids(self, sweep_id: str) -> set[str]:
+        """Ids of the points that are there."""
+        return {str(i) for (i,) in self._rows("select point_id from sweep_points where sweep_id = $s", s=sweep_id)}
+
+    def response_ids(self, sweep_id: str, seed: int) -> set[tuple[str, str]]:
+        """(key, pair_id) of the answers that are there for one seed."""
+        rows = self._rows(
+            "select key, pair_id from sweep_responses where sweep_id = $sweep and seed = $seed",
+            sweep=sweep_id,
+            seed=seed,
+        )
+        return {(str(key), str(pair)) for key, pair in rows}
+
+    def save_sweep(
+        self,
+        sweep_id: str,
+        request_key: str,
+        request: SweepRequest,
+        summary: dict[str, Any],
+        job_id: str | None = None,
+    ) -> None:
+        """Mark a sweep complete, in one transaction with its job; one that is there already is left as it is."""
+        row = {
+            "sweep_id": sweep_id,
+            "request_key": request_key,
+            "run_id": request.run_id,
+            "created_at": utc_now(),
+            "kind": request.kind,
+            "ranking": summary.get("ranking"),
+            "condition": request.condition,
+            "position": request.position,
+            "stage": summary["stage"],
+            "n_full_passes": summary["n_full_passes"],
+            "n_last_token_passes": summary["n_last_token_passes"],
+            "seconds": summary["seconds"],
+            "request": json.dumps(plain(request), ensure_ascii=False, allow_nan=False),
+            "summary": json.dumps(plain(summary), ensure_ascii=False, allow_nan=False),
+        }
+        with self._transaction() as cursor:
+            # The run may have been deleted while the sweep ran.
+            if cursor.execute("select 1 from runs where run_id = $run", {"run": request.run_id}).fetchone() is None:
+                raise BadRequest(f"The run {request.run_id} was deleted while its sweep ran, so nothing was kept.")
+            cursor.execute(
+                f"insert into sweeps ({', '.join(row)}) values ({', '.join(f'${name}' for name in row)}) "  # noqa: S608
+                "on conflict do nothing",
+                row,
+            )
+            if job_id is not None:
+                cursor.execute(
+                    """
+                    update jobs set state = 'done', error = null, exit_code = null, run_id = $run, sweep_id = $sweep
+                    where job_id = $job
+                    """,
+                    {"run": request.run_id, "sweep": sweep_id, "job": job_id},
+                )
+
+    def delete_sweep(self, sweep_id: str) -> bool:
+        """Delete a sweep, finished or not, with everything of it; False when there is no finished one."""
+        with self._transaction() as cursor:
+            gone = cursor.execute("select 1 from sweeps where sweep_id = $s", {"s": sweep_id}).fetchone() is not None
+            drop_sweep(cursor, sweep_id)
+        return gone
+
+    # -- finished sweeps --
+
+    def has_sweep(self, sweep_id: str) -> bool:
+        """Whether a finished sweep of this id is there."""
+        return bool(self._rows("select 1 from sweeps where sweep_id = $s", s=sweep_id))
+
+    def sweeps(self, run_id: str | None = None) -> pd.DataFrame:
+        """Finished sweeps, newest first: one row each, of one run or of all; `created_at` in UTC."""
+        return self._frame(
+            """
+            select sweep_id, run_id, created_at, kind, ranking, condition, position, stage, n_full_passes,
+                   n_last_token_passes, seconds, summary
+            from sweeps
+            where $run is null or run_id = $run
+            order by created_at desc, sweep_id
+            """,
+            run=run_id,
+        )
+
+    def sweep(self, sweep_id: str) -> Sweep:
+        """One finished sweep. Raises BadRequest when there is none of this id."""
+        rows = self._rows(
+            "select run_id, created_at, request, summary from sweeps where sweep_id = $sweep", sweep=sweep_id
+        )
+        if not rows:
+            raise BadRequest(
+                f"There is no sweep {sweep_id!r} in {self._state.name}. `sweep list` shows those there are."
+            )
+        run_id, created_at, request, summary = rows[0]
+        return Sweep(
+            sweep_id=sweep_id,
+            run_id=run_id,
+            created_at=pd.Timestamp(created_at).tz_localize("UTC").to_pydatetime(),
+            request=sweep_request(json.loads(request)),
+            summary=json.loads(summary),
+        )
+
+    def run_stage(self, run_id: str) -> str | None:
+        """The stage that a run's sweeps raised it to; None when none of them did."""
+        rows = self._rows("select kind, stage from sweeps where run_id = $run", run=run_id)
+        reached = [STAGES.index(stage) for kind, stage in rows if kind in STAGE_KINDS and stage in STAGES]
+        return STAGES[max(reached)] if reached else None
+
+    def points(self, sweep_id: str) -> tuple[SweepPoint, ...]:
+        """The measured points, in the order of their ids' numbers: by coordinates, arm, draw and split."""
+        rows = self._rows(
+            f"""
+            select {_QUOTED} from sweep_points where sweep_id = $sweep
+            order by variant, n_neurons, layer, strength, factor, arm, draw, split
+            """,  # noqa: S608  (names are ours)
+            sweep=sweep_id,
+        )
+        return tuple(_point(dict(zip(POINT_COLUMNS, row, strict=True))) for row in rows)
+
+    def sweep_points(self, sweep_id: str) -> pd.DataFrame:
+        """The points as rows with the columns of SweepPoint, and `key`, `class_counts` (dict, None without answers)."""
+        points = self.points(sweep_id)
+        frame = pd.DataFrame([asdict(p) | {"key": p.key} for p in points], columns=[*POINT_COLUMNS, "key"])
+        for name in ("draw", "n_neurons", "layer"):
+            frame[name] = frame[name].astype("Int64")
+        counts = self.class_counts(sweep_id)
+        frame["class_counts"] = pd.Series([counts.get((p.key, p.split)) for p in points], dtype=object)
+        return frame
+
+    def class_counts(self, sweep_id: str) -> dict[tuple[str, str], dict[str, int]]:
+        """(key, split) -> how many answers of all seeds fell into each class by the rules."""
+        rows = self._rows(
+            """
+            select key, split, class_name, count(*) from sweep_responses
+            where sweep_id = $sweep group by all order by all
+            """,
+            sweep=sweep_id,
+        )
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        for key, split, name, n in rows:
+            counts.setdefault((key, split), Counter())[name] = int(n)
+        return {place: dict(found) for place, found in counts.items()}
+
+    def sweep_responses(self, sweep_id: str) -> pd.DataFrame:
+        """All answers: key, pair_id, seed, split, text, class_name, finish, rules_version, label (None where none)."""
+        return self._frame(
+            """
+            select r.key, r.pair_id, r.seed, r.split, r.text, r.class_name, r.finish, r.rules_version,
+                   l.class_name as label
+            from sweep_responses r left join labels l using (sweep_id, key, pair_id, seed)
+            where r.sweep_id = $sweep
+            order by r.key, r.pair_id, r.seed
+            """,
+            sweep=sweep_id,
+        )
+
+    # -- labels --
+
+    def add_label(self, sweep_id: str, key: str, pair_id: str, seed: int, class_name: str | None) -> None:
+        """Store what a person says about one answer, in place of what was said before; None takes it back.
+
+        Raises BadRequest when there is no such answer.
+        """
+        place = {"sweep": sweep_id, "key": key, "pair": pair_id, "seed": seed}
+        where = "sweep_id = $sweep and key = $key and pair_id = $pair and seed = $seed"
+        with self._transaction() as cursor:
+            if cursor.execute(f"select 1 from sweep_responses where {where}", place).fetchone() is None:  # noqa: S608
+                raise BadRequest("There is no such answer to label; it may have been deleted. Reload the page.")
+            cursor.execute(f"delete from labels where {where}", place)  # noqa: S608
+            if class_name is not None:
+                cursor.execute(
+                    "insert into labels values ($sweep, $key, $pair, $seed, $name, $now)",
+                    place | {"name": class_name, "now": utc_now()},
+                )
+
+    # -- single-neuron effects --
+
+    def add_effects(
+        self,
+        run_id: str,
+        condition: Condition,
+        position: Position,
+        effects: Iterable[tuple[Neuron, float | None]],
+        n_prompts: int,
+        spent: Spent,
+    ) -> None:
+        """Commit measured single-neuron effects and what they cost."""
+        rows = pd.DataFrame([(*neuron, effect) for neuron, effect in effects], columns=["layer", "neuron", "effect"])
+        place: dict[str, Any] = {"run_id": run_id, "condition": condition, "position": position}
+        with self._transaction() as cursor:
+            self._insert(
+                cursor,
+                "measured_effects",
+                rows.astype({"effect": "float64"}),
+                ("layer", "neuron", "effect"),
+                **place,
+                n_prompts=n_prompts,
+            )
+            cursor.execute(
+                "insert into measured_passes values ($run_id, $condition, $position, $full, $last, $seconds)",
+                place | {"full": spent.n_full_passes, "last": spent.n_last_token_passes, "seconds": spent.seconds},
+            )
+
+    def effects(self, run_id: str, condition: Condition, position: Position) -> dict[Neuron, float | None]:
+        """Neuron -> its own measured effect in logits (None where it broke the model)."""
+        rows = self._rows(
+            """
+            select layer, neuron, effect from measured_effects
+            where run_id = $run and condition = $condition and position = $position
+            order by layer, neuron
+            """,
+            run=run_id,
+            condition=condition,
+            position=position,
+        )
+        return {
+            Neuron(int(layer), int(n)): None if effect is None or effect != effect else float(effect)
+            for layer, n, effect in rows
+        }
+
+    def effects_spent(self, run_id: str, condition: Condition, position: Position) -> Spent:
+        """What measuring single neurons of a run cost so far."""
+        return self._spent(
+            "measured_passes where run_id = $run and condition = $condition and position = $position",
+            run=run_id,
+            condition=condition,
+            position=position,
+        )
+
+    def _spent(self, source: str, **params: Any) -> Spent:
+        ((full, last, seconds),) = self._rows(
+            "select coalesce(sum(n_full_passes), 0), coalesce(sum(n_last_token_passes), 0), coalesce(sum(seconds), 0) "  # noqa: S608
+            f"from {source}",
+            **params,
+        )
+        return Spent(int(full), int(last), float(seconds))
+
+
+def drop_sweep(cursor: duckdb.DuckDBPyConnection, sweep_id: str) -> None:
+    """Delete everything of a sweep inside a transaction."""
+    for table in SWEEP_TABLES:
+        cursor.execute(f"delete from {table} where sweep_id = $sweep", {"sweep": sweep_id})  # noqa: S608  (names are ours)
+    cursor.execute("delete from jobs where sweep_id = $sweep and state = 'done'", {"sweep": sweep_id})
+
+
+def _point(values: dict[str, Any]) -> SweepPoint:
+    tuples: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
+    return SweepPoint(**tuples)
