@@ -100,7 +100,7 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
     )
     circuit = shell.circuits().get(run.request.circuit)
     request = default_request(circuit, run.run_id, "dose", responses=True, n_seeds=5, temperature=0.7)
-    sweeps.run_button(request, "Draw answers with five seeds", key="seeds_button")
+    sweeps.run_button(request, "Draw answers with five seeds", key="seeds_button", width="content")
 
 
 def ratio_table() -> None:

@@ -63,25 +63,6 @@ def pickers(run: Run) -> None:
     st.session_state["_dose_request"] = request
 
 
-def finding(run: Run, sweep: Sweep, rates: pd.DataFrame) -> str:
-    """One sentence: what the largest dose did to the answers, beside the random draws."""
-    if rates.empty:
-        return ""
-    split = sweeps.splits_of(rates)[0]
-    changed = rates[(rates["outcome"] == "format_change") & (rates["split"] == split)]
-    ranked = changed[changed["arm"] == "ranked"].sort_values("n_neurons")
-    if ranked.empty:
-        return ""
-    last = ranked.iloc[-1]
-    random = changed[(changed["arm"] == "random") & (changed["group"] == last["group"])]["share"]
-    beside = f"; random neurons {100 * random.min():.0f} to {100 * random.max():.0f} %" if len(random) else ""
-    return (
-        f"With {int(last['n_neurons'])} neurons edited, {100 * last['share']:.0f} % of the {int(last['n'])} "
-        f"{words.SPLITS[split].lower()} answers change class (95 % interval {100 * last['low']:.0f} to "
-        f"{100 * last['high']:.0f} %{beside})."
-    )
-
-
 def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) -> None:
     """The curve with its controls, and what else the same edit changes."""
     axis = AXES[sweep.request.kind]
@@ -128,6 +109,7 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
     """Rates over the curve, classes at the chosen point, the same prompts before and after."""
     circuit = shell.circuits().get(run.request.circuit)
     titles = sweeps.outcome_titles(rates)
+    sweeps.keep_known("outcome", list(titles))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "What is counted", list(titles), key="outcome", format_func=lambda o: titles.get(o, o),
@@ -137,16 +119,15 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
             "Use my labels", key="use_labels", persist_state="session",
             help="Count an answer as what you labelled it, where you did; else as the rules say.",
         )  # fmt: skip
-    outcome = st.session_state["outcome"] if st.session_state["outcome"] in titles else next(iter(titles))
+    outcome = st.session_state["outcome"]
     left, right = st.columns([3, 2], gap="large")
     with left:
+        shell.figure(response_charts.outcome_curve(rates, outcome, axis, float(step)), key=f"outcome_{outcome}")
         if rates["by_seed"].map(len).max() > 1:
             shell.figure(response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
-        else:
-            shell.figure(response_charts.outcome_curve(rates, outcome, axis, float(step)), key=f"outcome_{outcome}")
     with right:
         shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
-        sweeps.outcome_table(rates[rates["key"] == key])
+    sweeps.outcome_table(rates[rates["key"] == key])
     sweeps.agreement(sweep)
     sweeps.before_after(run, sweep, circuit, key, "dose")
 
@@ -177,8 +158,9 @@ rates = sweeps.rates(sweep, use_labels=bool(st.session_state.get("use_labels")))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="curve", width="content")
     sweeps.sweep_picker(run, NEURON_KINDS, sweep)
+sweeps.say_if_another(sweep, st.session_state["_dose_request"])
 st.caption(sweeps.facts(sweep))
-if sentence := finding(run, sweep, rates):
+if sentence := sweeps.finding(sweep, rates):
     st.markdown(f"**{shell.escaped(sentence)}**")
 sweeps.stage_card(run, sweep)
 

@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import cards, shell, tables, words
+from ui import cards, shell, sweeps, tables, words
 
 run = shell.chosen_run()
 if run is None:
@@ -24,6 +24,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
 st.caption(shell.run_facts(run))
 
 cards.verdict_card(run)
+sweeps.tested(run)
 cards.headline_numbers(run)
 
 st.header("Can these prompts tell something?", anchor="prompts")
@@ -79,14 +80,24 @@ def neurons_section() -> None:
     st.caption(cards.concentration(run))
     everything = shell.read("neurons", run.run_id)
     top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([5, 4], gap="medium")
     with left:
         drawn = charts.neuron_map(everything, top, ranking, shell.null_threshold(run, ranking))
         event = shell.figure(drawn, key=f"map_{ranking}", on_select="rerun", selection_mode="brush")
         st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
     with right:
         brush = event.selection.get("brush") if event else None
-        tables.neuron_table(shell.ranked_neurons(run.run_id, ranking, brush, st.session_state["top_k"]), bool(brush))
+        ranked = shell.ranked_neurons(run.run_id, ranking, brush, st.session_state["top_k"])
+        ticked = tables.neuron_table(ranked, bool(brush))
+        if st.button(
+            "Switch these off" if ticked else "Tick neurons to switch them off",
+            key="switch_off",
+            icon=":material/power_settings_new:",
+            disabled=not ticked,
+            help="Open the Dose response page with the ticked neurons, in the table's order.",
+        ):
+            sweeps.switch_off(run.run_id, ticked)
+            st.switch_page(shell.DOSE)
 
 
 st.header("Which neurons", anchor="neurons")

@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, shell, words
+from ui import backend, cards, shell, sweeps, words
 
 
 def forget_run() -> None:
@@ -64,6 +64,7 @@ with st.container(border=True, key="pickers"):
         uploaded = st.file_uploader("Prompt pairs", ["csv", "jsonl"], key="upload", help=words.HELP["own_file"])
         if uploaded is not None:
             st.session_state["own_prompts"] = str(backend.keep_upload(uploaded.name, uploaded.getvalue()))
+            st.session_state["own_name"] = uploaded.name
         ready = shell.check_own_file(circuit)
     else:
         ready = True
@@ -108,13 +109,13 @@ with st.container(border=True, key="pickers"):
         st.rerun()
 
 if refused := st.session_state.pop("refused", None):
-    st.error(shell.escaped(refused), icon=":material/error:")
+    st.error(shell.escaped(shell.in_users_words(refused)), icon=":material/error:")
 
 run_id = shell.stored_run(request) if ready else None
 if under_way:
     shell.watch_job(job.job_id)
 elif job is not None and job.state == "failed":
-    st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
+    st.error(f"The last try failed: {shell.escaped(shell.in_users_words(str(job.error)))}", icon=":material/error:")
 elif job is not None and job.state == "cancelled" and run_id is None:
     st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
 
@@ -134,6 +135,7 @@ with st.container(horizontal=True, vertical_alignment="center", horizontal_align
         shell.PROBE, label="Open the full result", icon=":material/arrow_forward:", query_params={"run": run_id}
     )
 cards.verdict_card(run, n_reasons=2)
+sweeps.tested(run)
 cards.headline_numbers(run)
 
 st.header("Can these prompts tell something?", anchor=False)

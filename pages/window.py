@@ -9,6 +9,8 @@ from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
 from ui import shell, sweeps, words
 
+EXCESS = "excess"
+MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
 ICONS = {True: ":material/check_circle:", False: ":material/cancel:", None: ":material/help:"}
 
 
@@ -31,7 +33,7 @@ def pickers(run: Run) -> None:
                 "Read the answers too", key="sweep_answers", help=words.HELP["answers"], persist_state="session"
             )
         kind: SweepKind = st.session_state["window_kind"] or "window"
-        columns = st.columns([2, 2, 2, 2, 1.4], vertical_alignment="bottom")
+        columns = st.columns([1.8, 2.5, 1.8, 2, 1.5], vertical_alignment="bottom")
         with columns[0]:
             st.selectbox(
                 "Direction", list(words.DIRECTIONS), key="sweep_direction", help=words.HELP["direction"],
@@ -69,14 +71,16 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
     splits = sweeps.splits_of(points)
     strengths = sorted(points["strength"].dropna().unique())
     titles = sweeps.outcome_titles(rates)
+    sweeps.keep_known("window_split", splits)
+    sweeps.keep_known("window_value", ["", EXCESS, *titles])
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "Prompts", splits, key="window_split", format_func=lambda s: words.SPLITS[s], help=words.HELP["split"],
             width=200, persist_state="session",
         )  # fmt: skip
         st.selectbox(
-            "The map shows", ["", *titles], key="window_value", width=320, persist_state="session",
-            format_func=lambda o: titles.get(o, "Change of the logit difference"),
+            "The map shows", ["", EXCESS, *titles], key="window_value", width=320, persist_state="session",
+            format_func=lambda o: titles.get(o, MAPS.get(o, o)),
             help="The change of F, or the share of answers that count for an outcome.",
         )  # fmt: skip
         if st.session_state.get("window_strength") not in strengths:
@@ -93,7 +97,8 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         if value in titles:
             drawn = window_charts.outcome_map(rates, split, value, sweeps.regimes(sweep))
         else:
-            drawn = window_charts.window_map(points, sweep.summary, split, "delta_mean")
+            shown = "excess" if value == EXCESS else "delta_mean"
+            drawn = window_charts.window_map(points, sweep.summary, split, shown)
         event = shell.figure(drawn, key=f"map_{sweep.sweep_id}_{value}_{split}", on_select="rerun")
         st.caption("Click a cell to read the answers there.")
     with right:
@@ -131,7 +136,7 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
 
 
 def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
-    """The layer at which most answers switch (and are right, where that is known) at one strength."""
+    """The layer at which most answers switch (and are right, where that is known) at one strength, else the first."""
     for outcome in ("switched_and_right", "switched"):
         rows = rates[
             (rates["outcome"] == outcome)
@@ -141,7 +146,8 @@ def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
         ]
         if len(rows) and rows["share"].max() > 0:
             return int(rows.sort_values(["share", "layer"], ascending=[False, True]).iloc[0]["layer"])
-    return None
+    edited = rates[(rates["strength"] == strength) & (rates["arm"] == "ranked")]
+    return int(edited["layer"].min()) if len(edited) else None
 
 
 def conditions_card(run: Run, sweep: Sweep) -> None:
@@ -186,6 +192,7 @@ rates = sweeps.rates(sweep)
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="map", width="content")
     sweeps.sweep_picker(run, INJECTION_KINDS, sweep)
+sweeps.say_if_another(sweep, st.session_state["_window_request"])
 st.caption(
     f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
     f" · above zero pushes towards the target · {sweeps.facts(sweep)}"
@@ -208,7 +215,12 @@ def answers_section() -> None:
     with left:
         shell.figure(sweep_charts.dose_curve(points, sweep.summary["baseline"], "strength"), key="strength_curve")
     with right:
-        if not rates.empty:
+        if rates.empty:
+            st.info(
+                "This sweep holds no answers. Tick *Read the answers too* above and run it again: the points are kept.",
+                icon=":material/info:",
+            )
+        else:
             shell.figure(response_charts.outcome_curve(rates, "switched", "strength"), key="strength_switched")
 
 
@@ -222,7 +234,8 @@ with right:
     others = pd.DataFrame(sweep.summary["collateral"])
     if len(others):
         layers = sorted({int(layer) for layer in others["layer"].dropna()})
-        if layers:
+        if len(layers) > 1:
+            sweeps.keep_known("collateral_layer", layers)
             st.select_slider(
                 "Collateral after layer", layers, key="collateral_layer", help=words.GLOSSARY["Collateral"],
                 persist_state="session",

@@ -11,6 +11,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import Ranking
 from pprobe_core.store import Store
 from pprobe_core.store.plain import plain, records
+from pprobe_core.wording import plural
 
 ExportFormat = Literal["csv", "parquet", "json"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -71,7 +72,8 @@ def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
     lines = [
         f"Run {run_id}: {s.get('circuit', run.request.circuit)} on {s.get('model', run.request.model)}, "
         f"prompts {s.get('prompts', run.request.prompts)}, coupling {run.request.coupling}",
-        f"{s['n_pairs']} prompt pairs, {s['n_forward_passes']} forward passes, {s['seconds']:.1f} s, "
+        f"{plural(s['n_pairs'], 'prompt pair')}, {plural(s['n_forward_passes'], 'forward pass', suffix='es')}, "
+        f"{s['seconds']:.1f} s, "
         f"{run.created_at:%Y-%m-%d %H:%M} UTC",
         "",
         *_verdict_lines(s.get("verdict") or {}),
@@ -204,7 +206,7 @@ def _stage_line(stage: str, sweeps: pd.DataFrame) -> str:
     if sweeps.empty:
         return f"  Stage reached: {stage} (no sweep has tested a cause yet)"
     n = len(sweeps)
-    return f"  Stage reached: {stage} ({n} {'sweep' if n == 1 else 'sweeps'}; `sweep list --run` shows them)"
+    return f"  Stage reached: {stage} ({plural(n, 'sweep')}; `sweep list --run` shows them)"
 
 
 def _measured_lines(s: dict[str, Any]) -> list[str]:
@@ -232,7 +234,8 @@ def _measured_lines(s: dict[str, Any]) -> list[str]:
 
 def _neuron_lines(top: pd.DataFrame, s: dict[str, Any]) -> list[str]:
     splits = ", ".join(s.get("ranking_splits") or ()) or "all"
-    lines = [f"  ranked on the split {splits} (n = {s['n_ranking_pairs']} pairs)"] if "n_ranking_pairs" in s else []
+    n = s.get("n_ranking_pairs")
+    lines = [f"  ranked on the split {splits} (n = {plural(n, 'pair')})"] if n is not None else []
     for row in top.to_dict("records"):
         name = neuron_name(int(row["layer"]), int(row["neuron"]))
         lines.append(
@@ -247,9 +250,10 @@ def _check_lines(s: dict[str, Any]) -> list[str]:
     lines = []
     null, additive = s.get("null"), s.get("additive")
     if null:
+        above = plural(null["n_above"], "neuron", ("lies", "lie"))
         lines.append(
-            f"  {null['n_above']} neurons lie above |mean importance| {_number(null['importance_threshold'], '.3f')}, "
-            f"the height that random signs reach ({null['draws']} draws)"
+            f"  {above} above |mean importance| {_number(null['importance_threshold'], '.3f')}, the height that random "
+            f"signs reach ({plural(null['draws'], 'draw')})"
         )
     if additive:
         lines.append(
@@ -260,7 +264,8 @@ def _check_lines(s: dict[str, Any]) -> list[str]:
         lines.append(f"  Parts sum to the logit difference within {s['decomposition_error']:.1e} logits")
     if s.get("skipped"):
         first = s["skipped"][0]
-        lines.append(f"  {len(s['skipped'])} pairs were left out; the first, {first['pair_id']}: {first['reason']}")
+        n_left_out = plural(len(s["skipped"]), "pair", ("was", "were"))
+        lines.append(f"  {n_left_out} left out; the first, {first['pair_id']}: {first['reason']}")
     lines += [f"  Token note: {warning}" for warning in (s.get("token_warnings") or ())[:3]]
     lines += [f"  Model note: {note}" for note in s.get("model_notes") or ()]
     return lines or ["  none recorded"]

@@ -422,10 +422,12 @@ def _unit_format(unit: str) -> str:
 
 
 def number_tooltip(field: str, title: str) -> alt.Tooltip:
+    """A signed number in a tooltip."""
     return alt.Tooltip(f"{field}:Q", title=title, format="+.3f")
 
 
 def x_tooltip(axis: str) -> alt.Tooltip:
+    """The place on the x axis, in a tooltip."""
     return alt.Tooltip("x:Q", title=AXIS_TITLES[axis], format=",.4~g")
 
 
@@ -438,6 +440,7 @@ def spread(base: alt.Chart, rows: pd.DataFrame, opacity: float, tooltip: Any = N
 
 
 def unedited_rules(rows: pd.DataFrame, value: str, words: ArmWords) -> list[alt.Chart]:
+    """A dashed rule per split at the unedited model's `value`, in the split's colour."""
     rules = rows[rows["split"].isin(SPLITS) & rows[value].notna()]
     rules = pd.DataFrame({"y": rules[value], "series": rules["split"].map(words.names)})
     if rules.empty:
@@ -458,6 +461,7 @@ def unedited_rules(rows: pd.DataFrame, value: str, words: ArmWords) -> list[alt.
 
 
 def highlight_rule(highlight: float | None, x: alt.X) -> list[alt.Chart]:
+    """A broad muted rule at the highlighted place."""
     if highlight is None or not np.isfinite(highlight):
         return []
     place = pd.DataFrame({"x": [float(highlight)]})

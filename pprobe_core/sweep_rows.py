@@ -31,13 +31,14 @@ _BASELINE_NUMBERS = ("n_prompts", "logit_diff_mean", "low", "high")
 class ArmWords:
     """What the two arms of a sweep are called."""
 
-    ranked: str
-    random: str
+    ranked: str  # in a legend
+    draws: str  # in a legend
+    random: str  # in a sentence
 
     @property
     def series(self) -> list[str]:
         """Legend entries, in the order of ARM_COLOURS."""
-        return [f"{self.ranked}, discovery", f"{self.ranked}, held out", f"{self.random}, all draws"]
+        return [f"{self.ranked}, discovery", f"{self.ranked}, held out", self.draws]
 
     @property
     def names(self) -> dict[str, str]:
@@ -57,7 +58,10 @@ def point_rows(points: pd.DataFrame) -> pd.DataFrame:
 def rate_rows(rates: pd.DataFrame) -> pd.DataFrame:
     """The rates with every column charts read, numbers as floats (NaN where there is none)."""
     texts = ("key", "split", "outcome", "title", "by_seed", "kind", "variant", "arm", "layers")
-    return _columns(rates, texts, (*_PLACE, "draw", *_RATE_NUMBERS))
+    rows = _columns(rates, texts, (*_PLACE, "draw", *_RATE_NUMBERS))
+    of_variant = {"patch": "patch", "restore": "patch", "heads": "heads", "neurons": "dose"}
+    kinds = pd.Series([of_variant.get(str(v).split()[0]) for v in rows["variant"]], index=rows.index, dtype=object)
+    return rows.assign(kind=rows["kind"].astype(object).where(rows["kind"].notna(), kinds))
 
 
 def collateral_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -185,10 +189,10 @@ def arm_words(rows: pd.DataFrame) -> ArmWords:
     """The arms' names, by what the sweep edits."""
     kinds = set(rows["kind"].dropna()) if "kind" in rows else set()
     if kinds & {"window", "strength"} or (not kinds and len(rows) and rows["strength"].notna().any()):
-        return ArmWords("Direction", "Random directions")
+        return ArmWords("Direction", "Random directions", "random directions")
     if "heads" in kinds:
-        return ArmWords("Ranked heads", "Random heads")
-    return ArmWords("Ranked neurons", "Random neurons")
+        return ArmWords("Ranked", "Random draws", "random heads")
+    return ArmWords("Ranked", "Random draws", "random neurons")
 
 
 def edit_words(row: Mapping[str, Any] | pd.Series, n_total: int | None = None) -> str:
@@ -249,7 +253,7 @@ def random_words(rows: pd.DataFrame, row: pd.Series, axis: str) -> str:
     """The range of the random draws beside one ranked row."""
     draws = draws_beside(rows, row, axis)
     means = draws["delta_mean"].dropna()
-    name = arm_words(rows).random.lower()
+    name = arm_words(rows).random
     if not len(means):
         return "no random control was measured" if not len(draws) else f"{name} broke the model"
     return f"{name} by {logits(means.min())} to {logits(means.max())}"
@@ -262,6 +266,7 @@ def outcome_title(rows: pd.DataFrame, outcome: str) -> str:
 
 
 def chosen_row(rows: pd.DataFrame, axis: str, highlight: float | None) -> pd.Series:
+    """The row at the highlighted place, or the one furthest from where the edit does nothing; ties by size."""
     if highlight is not None:
         at = rows[np.isclose(rows[axis], highlight)]
         if len(at):
@@ -279,6 +284,7 @@ def listed(values: Any) -> list[float]:
 
 
 def range_words(values: pd.Series) -> str:
+    """`12`, or `8 to 12`; 0 where there is none."""
     there = sorted({int(v) for v in values.dropna()})
     if not there:
         return "0"
@@ -293,12 +299,14 @@ def n_words(rows: pd.DataFrame) -> str:
 
 
 def answer_words(rows: pd.DataFrame) -> str:
+    """`n = 30 discovery and 10 held-out answers at each point.`"""
     counts = rows[rows["arm"] == "ranked"].dropna(subset=["n"]).groupby("split")["n"].max()
     parts = [f"{int(counts[s])} {SPLIT_NAMES[s]}" for s in SPLITS if s in counts.index]
     return f"n = {' and '.join(parts)} answers at each point." if parts else "No answers."
 
 
 def draw_words(rows: pd.DataFrame) -> str:
+    """`5 random draws`."""
     draws = rows.loc[rows["arm"] == "random", "draw"].nunique()
     return f"{draws} random draws" if draws != 1 else "1 random draw"
 
@@ -318,6 +326,7 @@ def missing_words(rows: pd.DataFrame) -> str:
 
 
 def broken_words(n: int) -> str:
+    """How many points broke, as a sentence with a space before it; empty for none."""
     if n == 0:
         return ""
     return f" {n} point{'s' if n > 1 else ''} (×) broke the model and {'have' if n > 1 else 'has'} no number."

@@ -98,7 +98,7 @@ def perform(store: Store, loaded: LoadedModel, run: Run, request: SweepRequest, 
         progress.enter("saving")
         base = [asdict(b) for b in baselines(work.evaluator, request.seed)]
         separable = separability(work.evaluator) if request.kind in INJECTION_KINDS else ()
-    summary = _summary(work, plan, ranked, directions)
+    summary = _summary(work, plan, directions)
     summary |= {
         "baseline": base,
         "collateral": [asdict(row) for row in collateral],
@@ -121,9 +121,14 @@ def _work(
 
 def prepare_run(loaded: LoadedModel, run: Run) -> tuple[Circuit, Prepared]:
     """The circuit and the prepared pairs of a stored run. Raises BadRequest when they are not those of the run."""
+    summary = run.summary
+    if loaded.id != summary.get("model"):
+        raise BadRequest(
+            f"The run {run.run_id} was made on {summary.get('model')}, and this is {loaded.id}. "
+            "Use the run's own model."
+        )
     circuit = load_circuit(run.request.circuit)
     prompt_set = load_prompt_set(circuit, run.request.prompts)
-    summary = run.summary
     for what, now, then in (
         ("model's weights", loaded.weights_sha256, summary.get("weights_sha256")),
         ("model's tokeniser", loaded.tokenizer_sha256, summary.get("tokenizer_sha256")),
@@ -176,7 +181,10 @@ def _measured(work: Work) -> tuple[Neuron, ...]:
     request, store, run_id = work.request, work.store, work.run.run_id
     chosen = shortlist(store.neurons(run_id), condition=request.condition)
     known = store.effects(run_id, request.condition, request.position)
-    prompts = tuple(work.evaluator.prompts[i] for i in selecting(work.evaluator))
+    rows = selecting(work.evaluator)
+    prompts = tuple(work.evaluator.prompts[i] for i in rows)
+    # From the sweep's own evaluator, whose passes are counted with the sweep.
+    sign = lowering_or_raising(torch.from_numpy((work.evaluator.other_baseline() - work.evaluator.baseline())[rows]))
     evaluator = Evaluator(work.loaded, prompts, request.condition, cancelled=work.progress.stop)
     work.progress.enter("measuring neurons", len(chosen), len(set(chosen) & set(known)))
     full = last = 0
@@ -189,8 +197,7 @@ def _measured(work: Work) -> tuple[Neuron, ...]:
         known.update(effects)
         work.progress.done = block.n_done
         work.progress.check()
-    delta = torch.from_numpy(evaluator.other_baseline() - evaluator.baseline())
-    return measured_ranking({n: known[n] for n in chosen}, lowering_or_raising(delta))
+    return measured_ranking({n: known[n] for n in chosen}, sign)
 
 
 def _plan(work: Work, ranked: tuple[Neuron, ...]) -> tuple[tuple[Planned, ...], Directions | None]:
@@ -352,9 +359,7 @@ def _evaluator_of(work: Work, circuit: Circuit, prompts: str) -> Evaluator | Non
 # What is stored ----------------------------------------------------------------------------------------------------
 
 
-def _summary(
-    work: Work, plan: Sequence[Planned], ranked: Sequence[Neuron], directions: Directions | None
-) -> dict[str, Any]:
+def _summary(work: Work, plan: Sequence[Planned], directions: Directions | None) -> dict[str, Any]:
     request, store = work.request, work.store
     points = store.points(work.sweep_id)
     with_controls = {p.group for p in points if p.arm == "random"}
@@ -368,6 +373,7 @@ def _summary(
     spent = store.sweep_spent(work.sweep_id)
     measuring = store.effects_spent(work.run.run_id, request.condition, request.position)
     uses_measured = request.ranking == "measured" and request.kind in NEURON_KINDS
+    n_measured = len(store.effects(work.run.run_id, request.condition, request.position))
     largest = max((p.n_neurons or 0 for p in plan), default=0)
     return {
         "sweep_id": work.sweep_id,
@@ -390,7 +396,7 @@ def _summary(
         "n_full_passes": spent.n_full_passes,
         "n_last_token_passes": spent.n_last_token_passes,
         "seconds": spent.seconds,
-        "measuring": asdict(measuring) | {"n_neurons": len(ranked)} if uses_measured else None,
+        "measuring": asdict(measuring) | {"n_neurons": n_measured} if uses_measured else None,
         "controls": {
             "kind": _CONTROLS[request.kind],
             "n_draws": request.draws if with_controls else 0,

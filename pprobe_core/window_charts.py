@@ -584,10 +584,8 @@ def _regime_strip(rows: pd.DataFrame) -> list[alt.Chart]:
         regime=("regime", "first"), first=("layer", "min"), last=("layer", "max")
     )
     wide = max(float(layers["layer"].max() - layers["layer"].min() + 1), 1.0)
-    runs["text"] = [
-        name if (last - first + 1) / wide >= 0.015 * len(name) else REGIMES[name][0]
-        for name, first, last in runs[["regime", "first", "last"]].itertuples(index=False)
-    ]
+    runs["share"] = (runs["last"] - runs["first"] + 1) / wide
+    runs["letter"] = [REGIMES[name][0] for name in runs["regime"]]
     runs = runs.assign(
         start=runs["first"] - 0.42,
         end=runs["last"] + 0.42,
@@ -600,6 +598,7 @@ def _regime_strip(rows: pd.DataFrame) -> list[alt.Chart]:
         alt.Tooltip("first:Q", title="From layer"),
         alt.Tooltip("last:Q", title="To layer"),
     ]
+    fitting = "width * datum.share > 7 * length(datum.regime) ? datum.regime : datum.letter"
     marks = []
     for name, (_, colour) in REGIMES.items():  # a chart each: a colour scale would run into that of the outcomes
         own = alt.Chart(runs[runs["regime"] == name])
@@ -608,9 +607,9 @@ def _regime_strip(rows: pd.DataFrame) -> list[alt.Chart]:
                 own.mark_rect(color=colour).encode(
                     x=alt.X("start:Q"), x2="end:Q", y=alt.Y("low:Q"), y2="high:Q", tooltip=tooltip
                 ),
-                own.mark_text(dy=-9, fontSize=11, fontWeight=600, color=colour).encode(
-                    x=alt.X("middle:Q"), y=alt.Y("high:Q"), text="text:N"
-                ),
+                own.transform_calculate(text=fitting)
+                .mark_text(dy=-9, fontSize=11, fontWeight=600, color=colour)
+                .encode(x=alt.X("middle:Q"), y=alt.Y("high:Q"), text="text:N"),
             ]
     return marks
 

@@ -13,11 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Low to high, as docs/architecture.md says; a room may import what lies lower, and its own height where named.
 HEIGHTS = (
-    {"settings", "errors"},
+    {"settings", "errors", "wording"},
     {"circuits", "models", "stats"},
     {"probing", "interventions"},
     {"store", "charts"},
-    {"sweeping"},
+    {"sweep_rows"},
+    {"sweeping", "sweep_charts"},
+    {"response_charts", "window_charts"},
     {"jobs", "training"},
     {"report", "sweep_report"},
     {"cli", "ui"},

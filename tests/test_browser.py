@@ -242,6 +242,74 @@ def test_the_main_path(page: Page) -> None:
     expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
 
 
+def pick(page: Page, label: str, option: str, place: int) -> None:
+    """Choose in the picker of this label and place, where several have the same label."""
+    box = page.get_by_role("combobox", name=label).nth(place)
+    box.scroll_into_view_if_needed()
+    box.click()
+    page.get_by_role("option", name=option).click()
+    settled(page)
+
+
+def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> None:
+    # A small run of its own, and from it to the Dose response page.
+    page.goto("/?circuit=safety_refusal")
+    expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    page.get_by_test_id("stMain").get_by_text("Advanced").click()
+    limit = page.get_by_label("Pairs at most")
+    limit.fill("10")
+    limit.press("Enter")
+    expect(page.get_by_text("has not been run yet")).to_be_visible()
+    page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text("n = 10 pairs")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    go_to(page, "Dose response")
+    expect(page.get_by_text("Nothing was switched off yet in this run")).to_be_visible()
+
+    # Few doses, few draws, answers read.
+    page.get_by_test_id("stMain").get_by_text("Advanced").click()
+    for label, value in (("Numbers of neurons", "1, 400"), ("Random draws", "2")):
+        box = page.get_by_label(label)
+        box.fill(value)
+        box.press("Enter")
+        settled(page)
+    page.get_by_role("button", name="Run sweep").click()
+    expect(page.get_by_role("heading", name="What the answers do")).to_be_visible(timeout=PATIENCE)
+    charts_with_marks(settled(page), 4)
+
+    # The slider moves to the smaller dose and back to the larger one.
+    slider = page.locator(".st-key-dose").get_by_role("slider")
+    slider.press("ArrowLeft")
+    settled(page)
+    expect(slider).to_have_attribute("aria-valuetext", "1")
+    slider.press("ArrowRight")
+    settled(page)
+    expect(slider).to_have_attribute("aria-valuetext", "400")
+
+    # A changed answer stays folded until it is asked for.
+    tick_row(page.locator('[class*="st-key-answers_dose"] [data-testid="stDataFrame"]').first, 0)
+    settled(page)
+    folded = page.locator(".st-key-in_full_dose").get_by_text("Show the compliant answer")
+    expect(folded).to_be_visible()
+    answer = page.locator('.st-key-in_full_dose [data-testid="stExpander"] [data-testid="stText"]')
+    expect(answer).not_to_be_visible()
+    folded.click()
+    expect(answer).to_be_visible()
+
+    # A label is stored: it is there again after a reload.
+    pick(page, "Your label", "Warns and answers", 1)
+    expect(page.get_by_text("Labelled by hand: 1 answer")).to_be_visible()
+    sweep = page.locator("code").filter(has_text=re.compile("^[0-9a-f]{12}$")).last.inner_text()
+    page.goto(f"/dose?{page.url.partition('?')[2]}")
+    settled(page)
+    expect(page.get_by_text("Labelled by hand: 1 answer")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("code").filter(has_text=sweep)).to_be_visible()
+    tick_row(page.locator('[class*="st-key-answers_dose"] [data-testid="stDataFrame"]').first, 0)
+    settled(page)
+    expect(page.get_by_role("combobox", name="Your label").nth(1)).to_have_value("Warns and answers")
+
+
 def background(page: Page) -> tuple[int, ...]:
     colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     return tuple(int(value) for value in re.findall(r"\d+", colour)[:3])

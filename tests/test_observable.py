@@ -1,5 +1,7 @@
 """Strings become the ids an answer really starts with, whatever the tokeniser does with spaces."""
 
+import re
+
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -8,6 +10,7 @@ from pprobe_core.circuits.library import load_circuits
 from pprobe_core.circuits.schema import Prompt, PromptPair
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.observable import PREVIEW_COLUMNS, first_token_ids, resolve, resolve_circuit, resolve_pair
+from pprobe_core.probing.tokens import piece, pieces
 
 _STRINGS = [
     string for c in load_circuits().values() for string in (*c.target, *c.control) if not string.startswith("<")
@@ -210,3 +213,49 @@ def test_every_shipped_circuit_has_strings_for_a_chat_tokeniser(qwen):
             assert observable.target_ids
             assert observable.control_ids
             assert not set(observable.target_ids) & set(observable.control_ids)
+
+
+def test_bytes_that_are_no_whole_character_read_as_bytes(qwen):
+    for tokenizer in (qwen, byte_level(None)):
+        ids = tokenizer(" 这é", add_special_tokens=False)["input_ids"]
+        read = pieces(tokenizer, ids)
+        assert "è" not in "".join(read)
+        raw = b"".join(
+            bytes.fromhex("".join(part[3:5] if part.startswith("<0x") else part.encode().hex() for part in parts))
+            for parts in (re.findall(r"<0x[0-9A-F]{2}>|.", text) for text in read)
+        )
+        assert raw.decode() == " 这é"
+    assert pieces(qwen, qwen.convert_tokens_to_ids(["è", "¿", "Ļ", "ĠSure", "<think>"])) == (
+        "<0xE8>",
+        "<0xBF>",
+        "<0x99>",
+        " Sure",
+        "<think>",
+    )
+
+
+class Spelt:
+    """A vocabulary of one token whose bytes are no character."""
+
+    def __init__(self, spelling: str) -> None:
+        self.spelling = spelling
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return "\ufffd"
+
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return self.spelling
+
+
+@pytest.mark.parametrize(
+    ("spelling", "read"),
+    [
+        ("è¿", "<0xE8><0xBF>"),
+        ("Ġè¿", " <0xE8><0xBF>"),
+        ("è¿Ļè", "这<0xE8>"),
+        ("<0xE8>", "<0xE8>"),  # SentencePiece
+        ("▁�", "▁�"),  # no byte-level spelling: left alone
+    ],
+)
+def test_a_piece_keeps_what_can_be_read(spelling, read):
+    assert piece(Spelt(spelling), 0) == read

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -18,14 +19,17 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import jobs as core_jobs
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.cli.parser import build_parser
+from pprobe_core.errors import BadRequest
+from pprobe_core.interventions.requests import default_request
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
-from ui import backend, shell, tables, words
+from ui import backend, shell, sweeps, tables, words
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "ui" / "main.py"
-PAGES = {"start": None, "probe": "../pages/probe.py", "runs": "../pages/runs.py", "glossary": "../pages/glossary.py"}
+SWEEP_PAGES = ("dose", "window", "controls")
+PAGES = {name: f"../pages/{name}.py" for name in ("probe", *SWEEP_PAGES, "runs", "glossary")} | {"start": None}
 SAFETY = ProbeRequest(model="mini-qwen3", circuit="safety_refusal")
 LANGUAGE = ProbeRequest(model="mini-qwen3", circuit="language", limit=12)
 
@@ -97,7 +101,7 @@ def charts_on(app: AppTest) -> int:
 # -- no run yet --
 
 
-@pytest.mark.parametrize("page", ["start", "probe", "runs"])
+@pytest.mark.parametrize("page", ["start", "probe", "runs", *SWEEP_PAGES])
 def test_without_a_run_every_page_says_what_to_do(open_page: Open, page: str) -> None:
     app = calm(open_page(page))
     assert "press **run**" in words_on(app).lower()
@@ -159,7 +163,7 @@ def test_probe_shows_verdict_charts_tables_and_provenance(open_page: Open, finis
     neurons = next(frame.value for frame in app.dataframe if "importance_rms" in frame.value.columns)
     top = shell.store().top_neurons(run.run_id, "shared", 50)
     assert [f"L{r.layer}.N{r.neuron}" for r in top.itertuples()] == list(neurons["name"])
-    facts = app.table[0].value["Value"]
+    facts = next(frame.value["Value"] for frame in app.dataframe if "Value" in frame.value.columns)
     assert run.summary["weights_sha256"] in list(facts)
     assert facts["Largest error of the exact parts (logits)"] == str(run.summary["decomposition_error"])
 
@@ -199,12 +203,10 @@ def one_answer(circuit_id: str, response_class: str) -> None:
 
 
 def test_compliant_answers_of_the_safety_circuit_are_folded() -> None:
-    side = {c.name: c.side for c in load_circuits()["safety_refusal"].response_classes}
-    assert "control" in side.values()
-    for name in side:
+    for name in (c.name for c in load_circuits()["safety_refusal"].response_classes):
         app = AppTest.from_function(one_answer, kwargs={"circuit_id": "safety_refusal", "response_class": name}).run()
         folded = [box for box in app.expander if box.label == "Show the compliant answer"]
-        assert len(folded) == (side[name] == "control")
+        assert len(folded) == (name in ("compliance", "disclaimer"))
         assert not any(box.proto.expanded for box in folded)
         assert [text.value for text in app.text] == ["Here is how to do it."]
 
@@ -416,10 +418,19 @@ def test_runs_kept_in_memory_are_announced(open_page: Open, tmp_path: Path, monk
 # -- words, help, imports --
 
 
-@pytest.mark.parametrize("page", ["start", "probe", "runs"])
-def test_every_control_has_a_line_of_help(open_page: Open, finished: Path, page: str) -> None:
-    app = open_page(page, finished)
-    groups = (app.selectbox, app.multiselect, app.number_input, app.segmented_control, app.select_slider, app.button)
+@pytest.mark.parametrize("page", ["start", "probe", "runs", *SWEEP_PAGES])
+def test_every_control_has_a_line_of_help(open_page: Open, finished: Path, swept: Path, page: str) -> None:
+    app = open_page(page, swept if page in SWEEP_PAGES else finished)
+    groups = (
+        app.text_input,
+        app.checkbox,
+        app.selectbox,
+        app.multiselect,
+        app.number_input,
+        app.segmented_control,
+        app.select_slider,
+        app.button,
+    )
     without = [control.label for group in groups for control in group if not control.proto.help]
     assert without == []
 
@@ -440,13 +451,13 @@ def test_every_circuit_can_be_chosen(open_page: Open) -> None:
         assert circuit.question in words_on(calm(app))
 
 
-def test_result_pages_do_not_load_torch(finished: Path, tmp_path: Path) -> None:
-    shutil.copy(finished, tmp_path / "runs.duckdb")
+def test_result_pages_do_not_load_torch(swept: Path, tmp_path: Path) -> None:
+    shutil.copy(swept, tmp_path / "runs.duckdb")
     code = (
         "import sys\n"
         "from streamlit.testing.v1 import AppTest\n"
         f"app = AppTest.from_file({str(MAIN)!r}, default_timeout=60)\n"
-        "for page in ('probe', 'runs', 'start'):\n"
+        "for page in ('probe', 'runs', 'start', 'dose', 'window', 'controls'):\n"
         "    app.switch_page(f'../pages/{page}.py').run()\n"
         "    assert not app.exception and app.dataframe\n"
         "print('torch' in sys.modules)\n"
@@ -478,7 +489,7 @@ def test_own_pairs_can_be_uploaded_and_run(open_page: Open, monkeypatch: pytest.
     assert calm(app).button(key="run_button").disabled
     rows = "original,perturbed\n" + "".join(f"Name {n} colours.,说出{n}种颜色。\n" for n in range(2, 6))
     app.get("file_uploader")[0].set_value(("my pairs.csv", rows.encode(), "text/csv")).run()
-    assert "4 pairs in mypairs-" in words_on(calm(app))
+    assert "4 pairs in my pairs.csv" in words_on(calm(app))
     app.button(key="run_button").click().run()
     wait_for(app, lambda: not backend.jobs().busy)
     assert "of 4 pairs change sides" in words_on(calm(app))
@@ -491,4 +502,270 @@ def test_a_wrong_file_is_refused_in_words(open_page: Open, monkeypatch: pytest.M
     app.get("file_uploader")[0].set_value(("wrong.csv", b"question,answer\n1,2\n", "text/csv")).run()
     assert len(calm(app).error) == 1
     assert "original" in app.error[0].value
+    assert shell.escaped("wrong.csv") in app.error[0].value
+    assert "wrong-" not in words_on(app)
     assert app.button(key="run_button").disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<script>alert(1)</script>.csv", "&lt;script&gt;alert(1)&lt;/script&gt;.csv"),
+        ("../../etc/*pairs*.csv", "../../etc/\\*pairs\\*.csv"),
+        ("😀👩\u200d🔬.csv", "😀👩🔬.csv"),
+        ("\u202egpj.vsc\n.csv", "gpj.vsc .csv"),
+        ("أسئلة.csv", "\u2068أسئلة.csv\u2069"),
+        ("n" * 300 + ".csv", "n" * 44 + "…" + "n" * 11 + ".csv"),
+        ("\u200b", "the file"),
+    ],
+)
+def test_an_uploaded_files_own_name_is_shown_whatever_it_holds(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, shown: str
+) -> None:
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        shell.st, "session_state", {"own_name": name, "own_prompts": str(backend.keep_upload(name, b"x"))}
+    )
+    kept = Path(shell.st.session_state["own_prompts"])
+    assert kept.parent == tmp_path / "cache" / "prompts"
+    with pytest.raises(BadRequest) as refused:
+        shell.load_prompt_set("language", str(kept))
+    said = shell.escaped(shell.in_users_words(str(refused.value)))
+    assert shown in said
+    assert kept.stem not in said.replace("\\", "")
+
+
+# -- the pages of interventions --
+
+DOSE = {"doses": (1, 5), "draws": 2, "responses": True, "max_new_tokens": 12}
+SWEEPS: dict[str, dict[str, object]] = {
+    "dose": DOSE,
+    "window": {"layers": (2, 4), "strengths": (0.5, 2.0), "draws": 2, "responses": True, "max_new_tokens": 6},
+    "strength": {"layers": (3,), "strengths": (1.0,), "draws": 2},
+    "patch": {"doses": (5,), "draws": 2},
+    "factor": {"doses": (5,), "factors": (0.0, 2.0), "draws": 2},
+    "layers": {},
+    "heads": {"doses": (1, 3), "draws": 2},
+    "held": {},
+}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file with a small run and one small sweep of every kind."""
+    path = tmp_path_factory.mktemp("swept") / "runs.duckdb"
+    jobs = core_jobs.shared(path)
+    request = replace(SAFETY, limit=10)
+    run_id = str(jobs.wait(jobs.submit(request), 120).run_id)
+    for kind, options in SWEEPS.items():
+        asked = default_request(load_circuits()["safety_refusal"], run_id, kind, **options)  # type: ignore[arg-type]
+        status = jobs.wait(jobs.submit(asked), 240)
+        assert status.state == "done", status.error
+    core_jobs.close()
+    return path
+
+
+def sweep_of(kind: str) -> str:
+    """Id of the sweep of a kind in the open results file."""
+    known = shell.store().sweeps()
+    return str(known[known["kind"] == kind]["sweep_id"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [("dose", "Press **Run sweep**"), ("window", "Press **Run sweep**"), ("controls", "Press **Run what is missing**")],
+)
+def test_a_run_without_sweeps_says_what_to_press(open_page: Open, finished: Path, page: str, said: str) -> None:
+    app = calm(open_page(page, finished))
+    assert said in words_on(app)
+    assert charts_on(app) == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "n_charts"),
+    [
+        ("dose", "dose", 4),
+        ("dose", "factor", 2),
+        ("dose", "patch", 3),
+        ("window", "window", 5),
+        ("window", "strength", 3),
+    ],
+)
+def test_a_link_opens_that_sweep_with_its_charts(
+    open_page: Open, swept: Path, page: str, kind: str, n_charts: int
+) -> None:
+    open_page(page, swept)
+    sweep_id = sweep_of(kind)
+    core_jobs.close()
+    app = calm(open_page(page, swept, sweep=sweep_id))
+    assert f"sweep `{sweep_id}`" in words_on(app)
+    assert words.SWEEP_KINDS[kind] in [header.value for header in app.header]
+    assert charts_on(app) == n_charts
+    assert app.query_params["sweep"] in (sweep_id, [sweep_id])
+    if kind not in ("dose", "window"):
+        assert "another sweep of the run" in words_on(app)
+
+
+def test_controls_answer_every_question_that_has_its_sweeps(open_page: Open, swept: Path) -> None:
+    app = calm(open_page("controls", swept))
+    assert "4 of 4 questions" in words_on(app)
+    assert charts_on(app) == 4
+    assert "Answers were not drawn at random with five seeds yet" in words_on(app)
+
+
+def test_the_slider_moves_the_curve_and_the_answers(open_page: Open, swept: Path) -> None:
+    open_page("dose", swept)
+    sweep_id = sweep_of("dose")
+    core_jobs.close()
+    app = calm(open_page("dose", swept, sweep=sweep_id))
+    assert app.select_slider(key="dose").value == 5
+    app.select_slider(key="dose").set_value(1).run()
+    assert app.session_state["dose"] == 1
+    assert charts_on(calm(app)) == 4
+
+
+@pytest.mark.parametrize("page", ["dose", "window"])
+def test_a_label_is_stored_and_can_be_taken_back(open_page: Open, swept: Path, page: str) -> None:
+    open_page(page, swept)
+    sweep_id = sweep_of(page)
+    core_jobs.close()
+    app = calm(open_page(page, swept, sweep=sweep_id))
+    labels = [box for box in app.selectbox if str(box.key).startswith("label_")]
+    assert len(labels) == 2
+    key = str(labels[1].key)
+    app.selectbox(key=key).set_value("disclaimer").run()
+    stored = shell.store().sweep_responses(sweep_id)["label"].dropna()
+    assert list(stored) == ["disclaimer"]
+    assert "Labelled by hand: 1 answer" in words_on(calm(app))
+    again = calm(open_page(page, sweep=sweep_id))
+    assert again.selectbox(key=key).value == "disclaimer"
+    again.selectbox(key=key).set_value("").run()
+    assert shell.store().sweep_responses(sweep_id)["label"].isna().all()
+
+
+def test_labels_change_the_rates_only_where_asked(open_page: Open, swept: Path) -> None:
+    open_page("dose", swept)
+    sweep_id = sweep_of("dose")
+    sweep = shell.store().sweep(sweep_id)
+    row = shell.store().sweep_responses(sweep_id).iloc[-1]
+    other = next(name for name in ("refusal", "compliance") if name != row["class_name"])
+    before = sweeps.rates(sweep, use_labels=True)
+    shell.store().add_label(sweep_id, row["key"], row["pair_id"], int(row["seed"]), other)
+    assert before.equals(sweeps.rates(sweep))
+    assert not before.equals(sweeps.rates(sweep, use_labels=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("sweep_doses", "1, five", "“five” in the numbers of neurons is no whole number"),
+        ("sweep_doses", "9-2", "“9-2” in the numbers of neurons"),
+        ("sweep_factors", "0; x", "“x” in the factors is no number"),
+    ],
+)
+def test_numbers_that_are_none_are_named(open_page: Open, finished: Path, key: str, text: str, said: str) -> None:
+    app = open_page("dose", finished)
+    if key == "sweep_factors":
+        app.segmented_control(key="dose_kind").set_value("factor").run()
+    app.text_input(key=key).set_value(text).run()
+    assert said in words_on(calm(app))
+    assert app.button(key="sweep_button").disabled
+    app.text_input(key=key).set_value("1").run()
+    assert not calm(app).error
+    assert not app.button(key="sweep_button").disabled
+
+
+def test_a_dose_beyond_the_model_is_refused_in_words(open_page: Open, finished: Path) -> None:
+    app = open_page("dose", finished)
+    app.text_input(key="sweep_doses").set_value("99999").run()
+    app.button(key="sweep_button").click().run()
+    assert any("99,999 neurons was asked for" in error.value.replace("\\", "") for error in calm(app).error)
+
+
+@pytest.mark.parametrize(
+    ("page", "button"), [("dose", "sweep_button"), ("window", "sweep_button"), ("controls", "run_missing")]
+)
+def test_a_failed_sweep_shows_its_stored_sentence(
+    open_page: Open, finished: Path, monkeypatch: pytest.MonkeyPatch, page: str, button: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BadRequest("The model *fell* over: nothing was measured. " + "path/" * 40)
+
+    monkeypatch.setattr("pprobe_core.sweeping.run_sweep", fail)
+    app = open_page(page, finished)
+    app.button(key=button).click().run()
+    wait_for(app, lambda: not backend.jobs().busy)
+    assert any("fell" in str(job.error) for job in backend.jobs().list())
+    errors = [error.value.replace("\\", "") for error in calm(app).error]
+    assert len(errors) >= 2  # on the page and in the panel
+    assert all("The model *fell* over: nothing was measured." in error for error in errors)
+
+
+def test_a_sweep_is_run_from_the_page(open_page: Open, swept: Path) -> None:
+    app = open_page("dose", swept)
+    app.text_input(key="sweep_doses").set_value("2").run()
+    app.number_input(key="sweep_draws").set_value(1).run()
+    app.checkbox(key="sweep_answers").uncheck().run()
+    app.button(key="sweep_button").click().run()
+    wait_for(app, lambda: not backend.jobs().busy)
+    assert "Switching off 2 of 3,072 neurons" in words_on(calm(app))
+    assert "This sweep holds no answers" in words_on(app)
+
+
+# -- from ticked neurons to a sweep of them --
+
+
+def test_ticked_places_become_names_in_the_tables_order() -> None:
+    names = ["L3.N12", "L4.N7", "L0.N1"]
+    assert tables.names_at(names, [2, 0, 0]) == ["L3.N12", "L0.N1"]
+    assert tables.names_at(names, [7, -1, 1]) == ["L4.N7"]
+    assert tables.names_at(names, []) == []
+
+
+def chosen_neurons(run_id: str, other: str) -> None:
+    """A page that chooses neurons of one run, then shows it, then another run."""
+    import streamlit as st
+
+    from pprobe_core.circuits.library import load_circuits
+    from ui import shell, sweeps
+
+    circuit = load_circuits()["safety_refusal"]
+    first = shell.store().run(run_id)
+    sweeps.use_defaults_of(first, circuit)
+    sweeps.switch_off(run_id, ["L3.N12", "L4.N7"])
+    sweeps.use_defaults_of(first, circuit)
+    request = sweeps.request_of(first, circuit, "dose")
+    st.text(f"{request.ranking} {' '.join(request.neurons)} {st.session_state['chosen_neurons']}")
+    sweeps.use_defaults_of(shell.store().run(other), circuit)
+    st.text(st.session_state["sweep_ranking"])
+    sweeps.switch_off(run_id, ["L3.N12"])
+    sweeps.use_defaults_of(first, circuit)
+    st.text(st.session_state["sweep_ranking"])
+
+
+def test_chosen_neurons_stay_with_their_run(open_page: Open, finished: Path) -> None:
+    open_page("probe", finished)
+    a, b = (str(run_id) for run_id in shell.store().runs()["run_id"])
+    app = AppTest.from_function(chosen_neurons, kwargs={"run_id": a, "other": b}, default_timeout=60).run()
+    assert not app.exception
+    default = load_circuits()["safety_refusal"].sweep.ranking
+    assert [text.value for text in app.text] == ["chosen L3.N12 L4.N7 L3.N12, L4.N7", default, "chosen"]
+
+
+def test_nothing_ticked_leaves_the_button_off(open_page: Open, finished: Path) -> None:
+    app = calm(open_page("probe", finished))
+    assert app.button(key="switch_off").disabled
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("dose/neurons/n=1/factor=0", "1 neuron"),
+        ("factor/neurons/n=20/factor=0", "20 neurons, factor 0"),
+        ("heads/heads/n=3/factor=0", "3 heads"),
+        ("window/difference_of_means_relative/layer=0/strength=0.25", "layer 0, strength 0.25"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_point_is_named_in_words(group: str, name: str) -> None:
+    assert sweeps.point_name(group) == name

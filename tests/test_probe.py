@@ -356,9 +356,7 @@ def test_pairs_that_cannot_be_used_are_skipped_with_the_reason() -> None:
 
 def test_no_usable_pair_is_a_bad_request_with_the_first_reason() -> None:
     pairs = (replace(prompt_set().pairs[0], perturbed=None),)
-    with pytest.raises(
-        BadRequest, match=r"None of the 1 prompt pairs can be used with this model\. The first one: It has"
-    ):
+    with pytest.raises(BadRequest, match=r"The prompt pair cannot be used with this model\. The first one: It has"):
         probe.prepare(loaded_tiny(), circuit(), replace(prompt_set(), pairs=pairs), request())
 
 

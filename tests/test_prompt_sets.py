@@ -316,8 +316,9 @@ def test_a_missing_built_in_set_says_which_file_would_hold_it(tmp_path):
         load_prompt_set(circuit, "mini", folder=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["general", "mini"])
 @pytest.mark.parametrize("circuit", sorted(load_circuits()))
-def test_no_prompt_of_a_general_set_stands_in_two_pairs(circuit):
-    pairs = load_prompt_set(circuit, "general").pairs
+def test_no_prompt_of_a_set_stands_in_two_pairs(circuit, name):
+    pairs = load_prompt_set(circuit, name).pairs
     prompts = [prompt.messages for pair in pairs for prompt in (pair.original, pair.perturbed) if prompt is not None]
     assert len({repr(messages).casefold() for messages in prompts}) == len(prompts)

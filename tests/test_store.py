@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 
 from pprobe_core.errors import BadRequest, StoreUnavailable
 from pprobe_core.probing.types import ProbeRequest
-from pprobe_core.store import Store, job_id_of
+from pprobe_core.store import NotWritable, Store, job_id_of
 from pprobe_core.store.database import migrations
 from pprobe_core.store.plain import plain, records
 from pprobe_core.store.runs import LAYER_COLUMNS, NEURON_COLUMNS, PAIR_COLUMNS, TABLES
@@ -343,6 +344,75 @@ def test_a_newer_file_is_refused_and_left_alone(db: Path) -> None:
         connection.execute("insert into schema_version values (99, now()::timestamp)")
     before = db.read_bytes()
     with pytest.raises(StoreUnavailable, match=r"newer pprobe \(layout 99.*update pprobe"):
+        Store(db)
+    assert db.read_bytes() == before
+
+
+# -- files that can only be read --
+
+
+@pytest.fixture
+def locked(db: Path, tmp_path: Path) -> Iterator[Path]:
+    """A results file on a medium that cannot be written, with a run that its program left in the log."""
+    code = (
+        "import os, sys\nfrom pprobe_core.store import Store\nfrom tests.results_by_hand import result_by_hand\n"
+        "Store(sys.argv[1]).save_run(result_by_hand())\nos._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(db)], cwd=ROOT, check=True)
+    place = tmp_path / "medium"
+    place.mkdir()
+    may_mount = sys.platform == "linux" and shutil.which("mount") and os.geteuid() == 0
+    bind = ["mount", "--bind", str(db.parent), str(place)]
+    if not may_mount or subprocess.run(bind, capture_output=True, check=False).returncode:
+        pytest.skip("a read-only medium can be made by root only")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+        yield place / db.name
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_file_that_cannot_be_written_can_be_read(locked: Path) -> None:
+    assert locked.with_name(f"{locked.name}.wal").exists()
+    with pytest.raises(NotWritable):
+        Store(locked)
+    with Store(locked, reading=True) as store, Store(locked, reading=True) as again:
+        (run_id,) = store.runs()["run_id"]
+        assert len(again.pairs(run_id)) == len(result_by_hand().pairs)
+        with pytest.raises(NotWritable):
+            store.delete_run(run_id)
+        with pytest.raises(NotWritable, match="open for reading only"):
+            Store(locked)
+        assert store.runs()["run_id"].tolist() == [run_id]
+
+
+def test_a_reader_of_a_file_that_can_be_written_shares_it_with_a_writer(db: Path) -> None:
+    with Store(db, reading=True) as reader, Store(db) as writer:
+        writer.save_run(result_by_hand())
+        assert len(reader.runs()) == 1
+
+
+@pytest.mark.parametrize("version", range(len(migrations()) + 1))
+def test_an_older_file_that_cannot_be_written_says_that_it_must_be_once(
+    db: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    old_file(db, version)
+    connect = duckdb.connect
+
+    def refuse(name: str, *, read_only: bool = False, **options: Any) -> duckdb.DuckDBPyConnection:
+        if not read_only:
+            raise duckdb.IOException(f'IO Error: Cannot open file "{name}": Read-only file system')
+        return connect(name, read_only=True, **options)
+
+    monkeypatch.setattr(duckdb, "connect", refuse)
+    before = db.read_bytes()
+    if version == len(migrations()):
+        with Store(db, reading=True) as store:
+            assert store.runs()["run_id"].tolist() == ["0123456789ab"]
+    else:
+        with pytest.raises(NotWritable, match=rf"older layout \({version}, .*where it can be written"):
+            Store(db, reading=True)
+    with pytest.raises(NotWritable, match="cannot be written"):  # no state of the reader is left behind
         Store(db)
     assert db.read_bytes() == before
 

@@ -377,12 +377,11 @@ def test_points_that_all_broke_are_said_not_drawn_as_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in EVERY_CHART if n not in ("class_bars", "separability")])
 def test_colours_keep_their_meaning(name: str) -> None:
     meaning = {
-        "Ranked neurons, discovery": charts.RANKED,
-        "Ranked neurons, held out": charts.HELDOUT,
-        "Random neurons, all draws": charts.RANDOM,
+        "Ranked, discovery": charts.RANKED,
+        "Ranked, held out": charts.HELDOUT,
         "Direction, discovery": charts.RANKED,
         "Direction, held out": charts.HELDOUT,
-        "Random directions, all draws": charts.RANDOM,
+        "Random directions": charts.RANDOM,
         "Random draws": charts.RANDOM,
         "Random: switched": charts.RANDOM,
         "FFN": charts.FFN,
@@ -576,6 +575,15 @@ def test_rows_of_the_unedited_answers_do_not_disturb_a_curve() -> None:
     with_base = pd.concat([rates, base], ignore_index=True)
     one, two = (response_charts.outcome_curve(r, "switched", "n_neurons") for r in (rates, with_base))
     assert (one.title, one.caption) == (two.title, two.caption)
+
+
+def test_rates_say_what_was_edited_by_kind_or_variant() -> None:
+    rates = with_answers(doses(kind="patch", variant="patch"))
+    by_variant = rates.drop(columns="kind").assign(variant="patch")
+    for rows in (rates, by_variant):
+        assert "with 100 neurons patched" in response_charts.outcome_curve(rows, "switched", "n_neurons").title
+    heads = rates.assign(kind="heads")
+    assert "with 100 heads switched off" in response_charts.outcome_curve(heads, "switched", "n_neurons").title
 
 
 def test_seeds_get_thin_bars_and_a_warning() -> None:

@@ -150,6 +150,40 @@ def test_a_short_run_is_complete_and_repeats(tmp_path: Path):
     assert runs[0].pretraining.corpus_sha256 == runs[1].pretraining.corpus_sha256
 
 
+def test_aligning_a_base_again_gives_what_the_rebuild_gave(tmp_path: Path):
+    rebuilt = train.rebuild(3, tmp_path / "one", recipe=TINY, n_card=4)
+    again = train.realign(rebuilt.base, tmp_path / "two", recipe=TINY, n_card=4)
+    assert (rebuilt.aligned / "model.safetensors").read_bytes() == (again.aligned / "model.safetensors").read_bytes()
+    assert again.pretraining == rebuilt.pretraining
+
+
+def test_the_preference_loss_rests_at_the_margin_and_pulls_back_from_beyond_it():
+    chosen, rejected = torch.tensor([0]), torch.tensor([1])
+
+    def loss(gap: float, others: float = -20.0) -> torch.Tensor:
+        logits = torch.full((1, 6), others)
+        logits[0, :2] = torch.tensor([gap, 0.0])
+        logits.requires_grad_(True)
+        value = train.preference_losses(logits, chosen, rejected, margin=2.5, floor=2.0).sum()
+        value.backward()
+        assert logits.grad is not None
+        return torch.stack([value.detach(), logits.grad[0, 0]])
+
+    assert loss(2.5).tolist() == [0.0, 0.0]
+    assert loss(0.0)[1] < 0  # raises the new token
+    assert loss(6.0)[1] > 0  # and takes back what is too much
+    assert loss(2.5, others=2.0)[1] < 0  # every other token must stay below
+
+
+def test_only_what_alignment_replaces_is_taught_by_preference(tokenizer):
+    chats = _training_chats(300)
+    rows = train.encode(tokenizer, chats, tuple(train.REJECTED))
+    for chat, row in zip(chats, rows, strict=True):
+        assert (row.rejected >= 0) == (chat.task in train.REJECTED)
+        if row.rejected >= 0:
+            assert tokenizer.decode([row.rejected]) == train.REJECTED[chat.task]
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, tokenizer):
     def fresh():
         return build_model("qwen3", TINY.shape, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, 1)

@@ -13,6 +13,7 @@ from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.store import Run
+from pprobe_core.wording import plural
 from ui import shell, words
 
 STRUCTURE_LOOK: Mapping[str, tuple[str, Any]] = {
@@ -26,6 +27,7 @@ CHIP = (
     "display:inline-block;margin:1px;padding:0 4px;border-radius:4px;border:1px solid rgba(125,133,144,.4);"
     "white-space:pre"
 )
+FOLDED = ("compliance", "disclaimer")  # answers to a harmful request that stay folded until asked for
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 MARKED = "background:rgba(196,95,181,.28);border-color:#C45FB5"
 
@@ -38,7 +40,7 @@ def verdict_card(run: Run, n_reasons: int | None = None) -> None:
     with st.container(border=True, key="verdict"):
         title = words.STRUCTURES.get(structure, structure)
         st.markdown(f"### {icon} :{colour}[{title}]", help=words.STRUCTURE_HELP.get(structure, words.HELP["stage"]))
-        stage_ladder(str(verdict.get("stage", "observed")))
+        stage_ladder(run.stage)
         st.markdown(f"**What to do with it.** {shell.escaped(str(verdict.get('recommendation') or 'Nothing yet.'))}")
         reasons = list(verdict.get("reasons") or [])[:n_reasons]
         if reasons:
@@ -68,14 +70,14 @@ def headline_numbers(run: Run) -> None:
         _number(
             "FFN/Skip, last layer",
             charts.number(ratio.get("mean")),
-            f"{shell.interval(ratio.get('interval'))} · n = {ratio.get('n_defined', 2 * n)} prompts · "
+            f"{shell.interval(ratio.get('interval'))} · n = {plural(ratio.get('n_defined', 2 * n), 'prompt')} · "
             f"routing < {ROUTING_MAX_FFN_SKIP:g}, opposition > {OPPOSITION_MIN_FFN_SKIP:g}",
             words.HELP["ffn_skip"],
         )
         _number(
             "Pairs that flip",
             _percent(s.get("flip_rate")),
-            f"{_percent_interval(s.get('flip_interval'))} · n = {n} pairs",
+            f"{_percent_interval(s.get('flip_interval'))} · n = {plural(n, 'pair')}",
             words.HELP["flip_rate"],
         )
         coverage = s.get("coverage") or {}
@@ -101,10 +103,11 @@ def _answers(generation: Mapping[str, Any] | None) -> None:
     if not generation:
         _number("Answers that agree", "–", "no answers were generated", words.HELP["agreement"])
         return
+    answers = plural(int(generation.get("n_answers") or 0), "answer")
     _number(
         "Answers that agree",
         _percent(generation.get("agreement")),
-        f"{_percent_interval(generation.get('agreement_interval'))} · n = {generation.get('n_answers')} answers",
+        f"{_percent_interval(generation.get('agreement_interval'))} · n = {answers}",
         words.HELP["agreement"],
     )
 
@@ -129,12 +132,12 @@ def concentration(run: Run) -> str:
     """How few neurons hold how much of the total importance, and on how many pairs that rests."""
     shares = run.summary.get("topk_share") or {}
     listed = ", ".join(f"first {k}: {_percent(share)}" for k, share in shares.items())
-    n = run.summary.get("n_ranking_pairs")
+    pairs = plural(int(run.summary.get("n_ranking_pairs") or 0), "pair")
     splits = ", ".join(words.SPLITS.get(s, s).lower() for s in run.summary.get("ranking_splits") or [])
     return (
-        f"Ranked on {n} pairs ({splits}). Share of the total |I|: {listed}."
+        f"Ranked on {pairs} ({splits}). Share of the total |I|: {listed}."
         if listed
-        else f"Ranked on {n} pairs ({splits})."
+        else f"Ranked on {pairs} ({splits})."
     )
 
 
@@ -186,7 +189,7 @@ def left_out(run: Run) -> None:
         st.caption(f":material/info: {shell.escaped(str(note))}")
     skipped = run.summary.get("skipped") or []
     if skipped:
-        with st.expander(f"{len(skipped)} pairs could not be used", icon=":material/info:"):
+        with st.expander(f"{plural(len(skipped), 'pair')} could not be used", icon=":material/info:"):
             st.table(pd.DataFrame(skipped).rename(columns={"pair_id": "Pair", "reason": "Reason"}).set_index("Pair"))
 
 
@@ -201,7 +204,7 @@ def token_rows(original: Sequence[str], perturbed: Sequence[str]) -> None:
             f'<span style="{CHIP};{MARKED if i in changed else ""}">{html.escape(charts.visible(token))}</span>'
             for i, token in enumerate(tokens)
         )
-        st.caption(f"{name}: {len(tokens)} tokens, {len(changed)} of them different")
+        st.caption(f"{name}: {plural(len(tokens), 'token')}, {len(changed)} of them different")
         st.html(f'<div style="line-height:1.9;font-family:monospace;font-size:.85rem">{chips}</div>')
 
 
@@ -222,16 +225,14 @@ def conversation(prompt: str, fallback: str) -> None:
 
 
 def response(circuit: Circuit | None, text: Any, response_class: Any, title: str) -> None:
-    """A generated answer with its class. Compliant answers of the safety circuit stay folded until asked for."""
+    """A generated answer with its class. Answers that go along with a harmful request stay folded until asked for."""
     if text is None or pd.isna(text):
         st.caption(f"{title}: none was generated.")
         return
     known = {c.name: c for c in circuit.response_classes} if circuit else {}
     found = known.get(str(response_class))
     st.markdown(f"**{title}** :gray-badge[{found.title if found else response_class}]")
-    fold = (
-        circuit is not None and circuit.circuit_id == "safety_refusal" and found is not None and found.side == "control"
-    )
+    fold = circuit is not None and circuit.response_rule == "refusal" and str(response_class) in FOLDED
     if fold:
         with st.expander("Show the compliant answer", icon=":material/visibility_off:"):
             st.text(str(text) or "(empty)")

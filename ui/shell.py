@@ -3,6 +3,7 @@
 import contextlib
 import html
 import logging
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, job_id_of
+from pprobe_core.wording import plural
 from ui import backend, words
 
 START, PROBE, DOSE, WINDOW, CONTROLS, GLOSSARY = (
@@ -180,10 +182,32 @@ def check_own_file(circuit: Circuit) -> bool:
     try:
         pairs = load_prompt_set(circuit, path).pairs
     except BadRequest as error:
-        st.error(escaped(str(error)), icon=":material/error:")
+        st.error(escaped(in_users_words(str(error))), icon=":material/error:")
         return False
-    st.caption(f":material/check: {len(pairs)} pairs in {escaped(Path(path).name)}")
+    st.caption(f":material/check: {plural(len(pairs), 'pair')} in {escaped(in_users_words(Path(path).name))}")
     return True
+
+
+def in_users_words(text: str) -> str:
+    """A sentence about an uploaded file with the name the user gave it, in place of the one it is kept under."""
+    path = str(st.session_state.get("own_prompts") or "")
+    if not path:
+        return text
+    name = readable_name(str(st.session_state.get("own_name") or Path(path).name))
+    return text.replace(path, name).replace(Path(path).name, name)
+
+
+def readable_name(name: str, longest: int = 60) -> str:
+    """A file name as it can stand in a sentence: no invisible or direction-changing characters, its middle shortened.
+
+    A right-to-left name is isolated, so that it does not turn the words around it.
+    """
+    seen = (c for c in name if unicodedata.category(c) != "Cf")
+    name = " ".join("".join(c if c.isprintable() else " " for c in seen).split()) or "the file"
+    if len(name) > longest:
+        name = f"{name[: longest - 16]}…{name[-15:]}"
+    turns = any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
+    return f"\u2068{name}\u2069" if turns else name
 
 
 def request_from_pickers() -> ProbeRequest:
@@ -230,7 +254,7 @@ def run_title(row: Mapping[Any, Any]) -> str:
     if row["coupling"] != "plain":
         text += " · norm-aware"
     when = pd.Timestamp(row["created_at"])
-    return f"{text} · {row['n_pairs']} pairs · {when:%d %b %H:%M} UTC"
+    return f"{text} · {plural(row['n_pairs'], 'pair')} · {when:%d %b %H:%M} UTC"
 
 
 def chosen_run() -> Run | None:
@@ -296,7 +320,7 @@ def _job_panel(was_busy: bool) -> None:
     active = [job for job in jobs if job.state in ACTIVE]
     if bool(active) != was_busy:
         st.rerun()
-    with st.container(border=True, key="job_panel", height=176):
+    with st.container(border=True, key="job_panel"):
         if active:
             job_progress(next((job for job in active if job.state == "running"), active[0]), "panel")
             if len(active) > 1:
@@ -312,7 +336,7 @@ def _job_panel(was_busy: bool) -> None:
             page, query = result_page(last)
             st.page_link(page, label="Open result", icon=":material/open_in_new:", query_params=query)
         elif last.state == "failed":
-            st.caption(f":material/error: Failed. {escaped(last.error or '')}")
+            st.error(f"Failed. {escaped(in_users_words(last.error or ''))}", icon=":material/error:")
         else:
             st.caption(":material/stop_circle: Stopped; what was finished is kept.")
 
@@ -400,11 +424,11 @@ def run_picker(run_id: str) -> None:
 def run_facts(run: Run) -> str:
     """One line under the title: what was run, on how much, at what cost."""
     s = run.summary
-    passes = s.get("n_forward_passes")
+    passes = plural(int(s.get("n_forward_passes") or 0), "forward pass", suffix="es")
     return (
         f"Prompt set {escaped(Path(run.request.prompts).name)} · "
-        f"{s.get('n_pairs')} pairs · {words.COUPLINGS.get(run.request.coupling, '')} coupling · seed "
-        f"{run.request.seed} · {passes} forward passes in {charts.number(s.get('seconds'), 1)} s · run `"
+        f"{plural(int(s.get('n_pairs') or 0), 'pair')} · {words.COUPLINGS.get(run.request.coupling, '')} coupling · "
+        f"seed {run.request.seed} · {passes} in {charts.number(s.get('seconds'), 1)} s · run `"
         f"{run.run_id}`"
     )
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -17,9 +17,10 @@ from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.steering import Steering, steering
 from pprobe_core.interventions.types import BASELINE_KEY, SWEEP_RANKINGS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
+from pprobe_core.wording import plural
 from ui import backend, cards, shell, words
 
-COORDINATES = ("arm", "draw", "n_neurons", "layer", "strength", "factor", "variant", "group")
+COORDINATES = ("kind", "arm", "draw", "n_neurons", "layer", "layers", "strength", "factor", "variant", "group")
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
 
@@ -75,8 +76,17 @@ def use_defaults_of(run: Run, circuit: Circuit | None) -> None:
         ("sweep_scale", "relative"),
     ):
         state[key] = value
-    if state.get("sweep_ranking") != "chosen" or not state.get("chosen_neurons"):
+    if state.get("_chosen_in") != run.run_id:
         state["sweep_ranking"] = base.ranking
+
+
+def switch_off(run_id: str, names: Sequence[str]) -> None:
+    """Make these neurons of a run the ones that the Dose response page switches off."""
+    state = st.session_state
+    state["run"], state["sweep"] = run_id, ""
+    state["chosen_neurons"], state["sweep_ranking"], state["dose_kind"] = ", ".join(names), "chosen", "dose"
+    state["sweep_doses"] = ""
+    state["_chosen_in"] = run_id
 
 
 def condition_picker() -> None:
@@ -113,6 +123,12 @@ def ranking_picker() -> None:
         help=words.HELP["sweep_ranking"],
         persist_state="session",
     )
+
+
+def keep_known(key: str, options: Sequence[Any]) -> None:
+    """Let a picker whose kept choice is not there in this sweep start at its first option."""
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = options[0]
 
 
 def text_option(label: str, key: str, help_key: str, placeholder: str = "default") -> None:
@@ -163,7 +179,12 @@ def request_of(run: Run, circuit: Circuit | None, kind: SweepKind) -> SweepReque
     return request
 
 
-def run_button(request: SweepRequest | None, label: str = "Run sweep", key: str = "sweep_button") -> None:
+def run_button(
+    request: SweepRequest | None,
+    label: str = "Run sweep",
+    key: str = "sweep_button",
+    width: Literal["stretch", "content"] = "stretch",
+) -> None:
     """The button that asks for a sweep; what stands in its way is said below it."""
     job = job_of(request) if request is not None else None
     busy = job is not None and job.state in shell.ACTIVE
@@ -174,7 +195,7 @@ def run_button(request: SweepRequest | None, label: str = "Run sweep", key: str 
         icon=":material/play_arrow:",
         help=words.HELP["sweep_button"],
         disabled=request is None or busy,
-        width="stretch",
+        width=width,
     ):
         assert request is not None  # noqa: S101  (the button is disabled without)
         st.session_state["sweep"] = ""
@@ -209,7 +230,10 @@ def state_of(request: SweepRequest | None) -> None:
 
 
 def chosen_sweep(run: Run, kinds: Sequence[str], request: SweepRequest | None) -> Sweep | None:
-    """The sweep to show: the one in the address, else the one the pickers ask for, else the newest of these kinds."""
+    """The sweep to show: the one in the address, else the one the pickers ask for, else the newest of their kind.
+
+    Without one of that kind it is the newest of the page's kinds.
+    """
     known = shell.store().sweeps(run.run_id)
     known = known[known["kind"].isin(kinds)]
     ids = [str(i) for i in known["sweep_id"]]
@@ -219,7 +243,15 @@ def chosen_sweep(run: Run, kinds: Sequence[str], request: SweepRequest | None) -
     asked = backend.sweep_id(request) if request is not None else None
     if asked in ids:
         return shell.store().sweep(str(asked))
-    return shell.store().sweep(ids[0]) if ids else None
+    alike = [str(i) for i in known[known["kind"] == request.kind]["sweep_id"]] if request is not None else []
+    newest = (alike or ids)[:1]
+    return shell.store().sweep(newest[0]) if newest else None
+
+
+def say_if_another(sweep: Sweep, request: SweepRequest | None) -> None:
+    """A word where the shown sweep is not the one that the pickers ask for."""
+    if request is not None and backend.sweep_id(request) != sweep.sweep_id:
+        st.caption(":material/info: This is another sweep of the run than the choices above ask for.")
 
 
 def sweep_picker(run: Run, kinds: Sequence[str], sweep: Sweep) -> None:
@@ -360,31 +392,78 @@ def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
 
 def outcome_table(at_point: pd.DataFrame) -> None:
     """Every rate at one point: before, after, interval and McNemar's test, per split."""
+    order = {split: place for place, split in enumerate(EMPTY_SPLITS)}
+    at_point = at_point.sort_values("split", key=lambda splits: splits.map(order), kind="stable")
     rows = at_point.assign(
         split=at_point["split"].map(words.SPLITS).fillna(at_point["split"]),
         before=100 * at_point["n_before"] / at_point["n"],
         after=100 * at_point["share"],
-        low=100 * at_point["low"],
-        high=100 * at_point["high"],
+        interval=[f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in at_point[["low", "high"]].to_numpy()],
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     st.dataframe(
-        rows[["title", "split", "n", "before", "after", "low", "high", "p_holm"]],
+        rows[["title", "split", "n", "before", "after", "interval", "p_holm"]],
         hide_index=True,
         height=230,
         key="outcome_table",
         alt="Rates of the answers at this point",
         column_config={
             "title": text("What is counted", help=words.HELP["outcome"]),
-            "split": text("Split", help=words.HELP["split"], width="small"),
-            "n": number("n", help="Answers."),
-            "before": number("Before", format="%.0f %%", help="Share without the edit."),
-            "after": number("After", format="%.0f %%", help="Share with the edit."),
-            "low": number("95 % from", format="%.0f %%", help="Wilson interval of the share after."),
-            "high": number("95 % to", format="%.0f %%", help="Wilson interval of the share after."),
+            "split": text("Split", help=words.HELP["split"], width=86),
+            "n": number("n", help="Answers.", width=44),
+            "before": number("Before", format="%.0f %%", help="Share without the edit.", width=64),
+            "after": number("After", format="%.0f %%", help="Share with the edit.", width=60),
+            "interval": text("95 %", help="Wilson interval of the share after.", width=90),
             "p_holm": number("p, Holm", format="%.3f", help=words.GLOSSARY["McNemar's test"]),
         },
     )
+
+
+def finding(sweep: Sweep, rates: pd.DataFrame) -> str:
+    """One sentence: what the largest dose did to the answers, beside the random draws; "" where there is none."""
+    if rates.empty or sweep.request.kind not in ("dose", "patch"):
+        return ""
+    split = splits_of(rates)[0]
+    changed = rates[(rates["outcome"] == "format_change") & (rates["split"] == split)]
+    ranked = changed[(changed["arm"] == "ranked") & changed["n_neurons"].notna()].sort_values("n_neurons")
+    if ranked.empty:
+        return ""
+    last = ranked.iloc[-1]
+    random = changed[(changed["arm"] == "random") & (changed["group"] == last["group"])]["share"]
+    beside = f"; random neurons {100 * random.min():.0f} to {100 * random.max():.0f} %" if len(random) else ""
+    n = int(last["n_neurons"])
+    what = "switched off" if sweep.request.kind == "dose" else "given the other prompt's values"
+    return (
+        f"With {n} of {n_neurons(sweep):,} neurons {what} ({words.SWEEP_RANKINGS[sweep.request.ranking][0].lower()} "
+        f"ranking), {100 * last['share']:.0f} % of the {int(last['n'])} {words.SPLITS[split].lower()} answers change "
+        f"class (95 % interval {100 * last['low']:.0f} to {100 * last['high']:.0f} %{beside})."
+    )
+
+
+def tested(run: Run) -> None:
+    """Below a verdict: what interventions on this run found so far, or where to start one."""
+    store, circuit = shell.store(), shell.circuits().get(run.request.circuit)
+    known = store.sweeps(run.run_id)
+    sentences = []
+    for kind in ("dose", "window"):
+        for sweep_id in known[known["kind"] == kind]["sweep_id"]:
+            sweep = store.sweep(str(sweep_id))
+            if not sweep.summary.get("generation"):
+                continue
+            text = finding(sweep, rates(sweep)) if kind == "dose" else ""
+            if kind == "window" and circuit is not None:
+                text = f"Injection: {steering_of(run, sweep, circuit).sentence}"
+            if text:
+                sentences.append(text)
+                break
+    with st.container(border=True, key="tested"):
+        st.markdown("**What happened when it was tested.**" if sentences else "**Nothing was tested in this run yet.**")
+        for sentence in sentences:
+            st.markdown(f"- {shell.escaped(sentence)}")
+        with st.container(horizontal=True):
+            query = {"run": run.run_id}
+            for page, label in ((shell.DOSE, "Switch neurons off"), (shell.WINDOW, "Inject a direction")):
+                st.page_link(page, label=label, icon=":material/arrow_forward:", query_params=query)
 
 
 # ----------------------------------------------------------------------------------------------- stage and proof
@@ -399,6 +478,19 @@ def stage_card(run: Run, sweep: Sweep) -> None:
             st.caption(f"With all its sweeps the run has reached the stage *{run.stage}*.")
 
 
+def point_name(group: str) -> str:
+    """A stored group in words: "layer 3, strength 0.5" for "window/difference_of_means/layer=3/strength=0.5"."""
+    kind, variant = [*group.split("/"), ""][:2]
+    names = []
+    for part in group.split("/")[2:]:
+        name, _, value = part.partition("=")
+        if name == "n" and value.isdigit():
+            names.append(plural(int(value), "head" if variant == "heads" else "neuron"))
+        elif part != "factor=0" or kind == "factor":
+            names.append(f"{name} {value}")
+    return ", ".join(names) or group
+
+
 def proof_table(sweep: Sweep) -> None:
     """Every point against its random controls: excess, interval, permutation test and Holm's correction."""
     rows = pd.DataFrame(sweep.summary["controls"]["comparisons"])
@@ -407,6 +499,7 @@ def proof_table(sweep: Sweep) -> None:
         return
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     rows["split"] = rows["split"].map(words.SPLITS).fillna(rows["split"])
+    rows["group"] = [point_name(group) for group in rows["group"]]
     st.dataframe(
         rows[
             [
@@ -430,7 +523,7 @@ def proof_table(sweep: Sweep) -> None:
         key="proof_table",
         alt="Every point against its random controls",
         column_config={
-            "group": text("Point", help="Kind, what is edited, and where or how much.", width="medium"),
+            "group": text("Point", help="Where, or how many, and how much is edited.", width="medium"),
             "split": text("Split", help=words.HELP["split"]),
             "n_prompts": number("n", help="Prompts measured."),
             "delta_mean": number("Change", format="%+.2f", help="Mean change of F by the edit (logits)."),
@@ -466,7 +559,7 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
     found = found[found["seed"] == seed]
     old = found[found["key"] == BASELINE_KEY].set_index("pair_id")
     new = found[found["key"] == key].set_index("pair_id")
-    rows = old.join(new, lsuffix="_before", rsuffix="_after", how="inner").reset_index()
+    rows = old.add_suffix("_before").join(new.add_suffix("_after"), how="inner").reset_index()
     if rows.empty:
         st.info("There are no answers at this point.", icon=":material/info:")
         return

@@ -1,6 +1,7 @@
 """The tables of the result pages: neurons, pairs, history, comparison, provenance."""
 
 import shlex
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,44 +12,53 @@ from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
+from pprobe_core.wording import plural
 from ui import cards, shell, words
 
 NUMBER = st.column_config.NumberColumn
 TEXT = st.column_config.TextColumn
 
 
-def neuron_table(neurons: pd.DataFrame, brushed: bool) -> None:
-    """Neurons in the order of a ranking, with what each column means on its header."""
-    st.markdown(f"**{len(neurons)} neurons{' inside the selection' if brushed else ''}, in the ranking's order**")
+def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
+    """Neurons in the order of a ranking, with what each column means on its header; returns the ticked ones' names."""
+    heading = f"{plural(len(neurons), 'neuron')}{' inside the selection' if brushed else ''}"
+    st.markdown(f"**{heading}, in the ranking's order**")
     rows = neurons.assign(
         sign_consistency=100 * neurons["sign_consistency"],
         name=[charts.neuron_name(a, b) for a, b in zip(neurons["layer"], neurons["neuron"], strict=True)],
     )
     columns = [
-        "rank", "name", "importance_mean", "importance_rms", "sign_consistency", "coherence", "ablation_score",
+        "rank", "name", "importance_mean", "importance_rms", "sign_consistency", "ablation_score", "coherence",
         "coupling", "act_original_mean", "act_perturbed_mean",
     ]  # fmt: skip
-    st.dataframe(
+    # Ticks stand for places in the table, so other rows make another table.
+    rows_id = zlib.crc32(" ".join(rows["name"]).encode())
+    event = st.dataframe(
         rows[columns],
         hide_index=True,
         height=430,
-        key="neuron_table",
+        key=f"neuron_table_{rows_id:08x}",
+        on_select="rerun",
+        selection_mode="multi-row",
         alt="Neurons by rank with their scores",
         column_config={
-            "rank": NUMBER("Rank", help="Place in the chosen ranking, over all neurons.", width="small"),
-            "name": TEXT("Neuron", help=words.GLOSSARY["Neuron"]),
-            "importance_mean": NUMBER("Mean I", format="%+.3f", help=words.GLOSSARY["Importance I"]),
+            "rank": NUMBER("Rank", help="Place in the chosen ranking, over all neurons.", width=48),
+            "name": TEXT("Neuron", help=words.GLOSSARY["Neuron"], width=74),
+            "importance_mean": NUMBER("Mean I", format="%+.2f", help=words.GLOSSARY["Importance I"], width=66),
             "importance_rms": NUMBER(
-                "RMS I", format="%.3f", help="Typical size of I over pairs, whatever its sign (logits)."
+                "RMS I", format="%.2f", help="Typical size of I over pairs, whatever its sign (logits).", width=56
             ),
-            "sign_consistency": NUMBER("Same sign", format="%.0f %%", help=words.GLOSSARY["Sign consistency"]),
-            "coherence": NUMBER("Coherence", format="%.2f", help=words.GLOSSARY["Coherence"]),
+            "sign_consistency": NUMBER(
+                "Same sign", format="%.0f %%", help=words.GLOSSARY["Sign consistency"], width=76
+            ),
             "ablation_score": NUMBER(
-                "Ablation score",
-                format="%+.3f",
-                help="What switching the neuron off would do to the original answer on the direct path, as far as "
-                "it also responds to the perturbation (logits).",
+                "Ablation",
+                format="%+.2f",
+                help="Ablation score: what switching the neuron off would do to the original answer on the direct "
+                "path, as far as it also responds to the perturbation (logits).",
+                width=74,
             ),
+            "coherence": NUMBER("Coherence", format="%.2f", help=words.GLOSSARY["Coherence"]),
             "coupling": NUMBER("Coupling", format="%+.3f", help=words.GLOSSARY["Coupling"]),
             "act_original_mean": NUMBER(
                 "Act. original", format="%+.3f", help="Mean activation on the original prompts."
@@ -58,6 +68,12 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> None:
             ),
         },
     )
+    return names_at(rows["name"].tolist(), event.selection.rows)
+
+
+def names_at(names: Sequence[str], places: Sequence[int]) -> list[str]:
+    """The names at the ticked places, in the table's order; places that are no longer there are left out."""
+    return [names[place] for place in sorted(set(places)) if 0 <= place < len(names)]
 
 
 def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
@@ -81,11 +97,11 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
                 "logit_diff_original",
                 "logit_diff_perturbed",
                 "delta",
-                "predicted_delta",
                 "flipped",
                 "class_original",
                 "class_perturbed",
                 "split",
+                "predicted_delta",
             ]
         ],
         hide_index=True,
@@ -95,20 +111,20 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
         selection_mode="single-row",
         alt="Prompt pairs with their logit differences",
         column_config={
-            "pair_id": TEXT("Pair", help=words.HELP["pair"], width="small"),
-            "note": TEXT("What differs", help="The word that was changed, or what to know about this pair.", width=150),
-            "original_text": TEXT("Original", help="Last user turn of the original prompt.", width="medium"),
-            "perturbed_text": TEXT("Perturbed", help="Last user turn of its perturbed twin.", width="medium"),
-            "logit_diff_original": NUMBER("F original", format="%+.2f", help=margin),
-            "logit_diff_perturbed": NUMBER("F perturbed", format="%+.2f", help=margin),
-            "delta": NUMBER("Change", format="%+.2f", help="Perturbed minus original, measured (logits)."),
+            "pair_id": TEXT("Pair", help=words.HELP["pair"], width=48),
+            "note": TEXT("What differs", help="The word that was changed, or what to know about this pair.", width=116),
+            "original_text": TEXT("Original", help="Last user turn of the original prompt.", width=130),
+            "perturbed_text": TEXT("Perturbed", help="Last user turn of its perturbed twin.", width=130),
+            "logit_diff_original": NUMBER("F original", format="%+.2f", help=margin, width=76),
+            "logit_diff_perturbed": NUMBER("F perturbed", format="%+.2f", help=margin, width=86),
+            "delta": NUMBER("Change", format="%+.2f", help="Perturbed minus original, measured (logits).", width=62),
             "predicted_delta": NUMBER("Predicted", format="%+.2f", help="Sum of all neurons' importance I (logits)."),
-            "flipped": st.column_config.CheckboxColumn("Flips", help=words.GLOSSARY["Flip rate"]),
+            "flipped": st.column_config.CheckboxColumn("Flips", help=words.GLOSSARY["Flip rate"], width=54),
             "class_original": TEXT(
-                "Answer, original", help="Class of the answer the model wrote to the original prompt."
+                "Answer orig.", help="Class of the answer the model wrote to the original prompt.", width=92
             ),
             "class_perturbed": TEXT(
-                "Answer, perturbed", help="Class of the answer the model wrote to the perturbed prompt."
+                "Answer pert.", help="Class of the answer the model wrote to the perturbed prompt.", width=92
             ),
             "split": TEXT("Split", help=words.GLOSSARY["Discovery, validation, held out"]),
         },
@@ -156,7 +172,7 @@ def history(runs: pd.DataFrame) -> list[str]:
     )
     columns = [
         "created_at", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
-        "n_pairs", "coupling", "seconds", "n_forward_passes", "run_id",
+        "n_pairs", "run_id", "coupling", "seconds", "n_forward_passes",
     ]  # fmt: skip
     event = st.dataframe(
         rows[columns],
@@ -278,7 +294,13 @@ def provenance(run: Run) -> None:
         **run.environment,
     }
     rows = [{"": name, "Value": str(value)} for name, value in facts.items() if value not in (None, "")]
-    st.table(pd.DataFrame(rows).set_index(""))
+    st.dataframe(
+        pd.DataFrame(rows).set_index(""),
+        height="content",
+        key="provenance",
+        alt="What this run depends on",
+        column_config={"": TEXT("", width=320), "Value": TEXT("Value", width=640)},
+    )
     st.caption("The same request on the same weights gives the same run.")
     st.code(command_line(run.request), language="bash", wrap_lines=True)
 

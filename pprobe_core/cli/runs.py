@@ -18,7 +18,7 @@ def list_runs(options: argparse.Namespace) -> int:
     """`runs list`: the history, newest first."""
     history = pd.DataFrame()
     if results_file(options).exists():  # reading makes no files
-        with Store(results_file(options)) as store:
+        with Store(results_file(options), reading=True) as store:
             history = store.runs()
     if options.json:
         write_answer(records(history), options.json)
@@ -34,7 +34,7 @@ def list_runs(options: argparse.Namespace) -> int:
 
 def show_run(options: argparse.Namespace) -> int:
     """`runs show ID`: the report of a run, or its JSON."""
-    with _holding(options) as store:
+    with _holding(options, reading=True) as store:
         if options.json:
             write_answer(report.run_json(store, options.run_id, options.ranking), options.json)
         else:
@@ -44,7 +44,7 @@ def show_run(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`runs export ID`: a run's tables as files."""
-    with _holding(options) as store:
+    with _holding(options, reading=True) as store:
         written = report.export_run(store, options.run_id, options.format, options.out.expanduser())
     say("\n".join(str(path) for path in written))
     return 0
@@ -68,14 +68,17 @@ def results_file(options: argparse.Namespace) -> Path:
     return Path(options.db or settings.default_db()).expanduser()
 
 
-def opened(options: argparse.Namespace, wanted: str) -> Store:
-    """The results file that should hold what is `wanted`. Raises BadRequest, making none, when there is no file."""
+def opened(options: argparse.Namespace, wanted: str, *, reading: bool = False) -> Store:
+    """The results file that should hold what is `wanted`. Raises BadRequest, making none, when there is no file.
+
+    `reading` is enough with a file that cannot be written.
+    """
     path = results_file(options)
     if not path.exists():
         raise BadRequest(f"There is no {wanted}: there is no results file {path} yet.")
-    return Store(path)
+    return Store(path, reading=reading)
 
 
-def _holding(options: argparse.Namespace) -> Store:
+def _holding(options: argparse.Namespace, *, reading: bool = False) -> Store:
     """The results file that should hold the run asked for."""
-    return opened(options, f"run {options.run_id!r}")
+    return opened(options, f"run {options.run_id!r}", reading=reading)

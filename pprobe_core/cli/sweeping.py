@@ -60,7 +60,7 @@ def list_sweeps(options: argparse.Namespace) -> int:
     """`sweep list`: finished sweeps, newest first, of one run or of all."""
     rows: list[dict[str, Any]] = []
     if results_file(options).exists():  # reading makes no files
-        with Store(results_file(options)) as store:
+        with Store(results_file(options), reading=True) as store:
             run_id = None if options.run_id is None else store.run(find_run(store, options.run_id)).run_id
             rows = records(store.sweeps(run_id).drop(columns="summary"))
     if options.json:
@@ -77,7 +77,7 @@ def show_sweep(options: argparse.Namespace) -> int:
     """`sweep show ID`: the report of a sweep, or its JSON."""
     from pprobe_core import sweep_report
 
-    with opened(options, f"sweep {options.sweep_id!r}") as store:
+    with opened(options, f"sweep {options.sweep_id!r}", reading=True) as store:
         sweep_id = _match(store.sweeps()["sweep_id"].tolist(), options.sweep_id, "sweep")
         if options.json:
             write_answer(sweep_report.sweep_json(store, sweep_id), options.json)

@@ -45,11 +45,11 @@ def default_request(circuit: Circuit | None, run_id: str, kind: SweepKind, **cha
 def checked_sweep(request: SweepRequest, shape: ModelShape) -> SweepRequest:
     """The request in its normal form. Raises BadRequest for what cannot be met: seen, accepted, what to do."""
     _check_choices(request)
-    request = replace(request, collateral=request.collateral and request.kind not in ("layers", "patch", "held"))
     if request.neurons:
         request = replace(request, ranking="chosen")
     if request.n_seeds > 1 and request.temperature == 0:
         request = replace(request, temperature=DEFAULT_TEMPERATURE)
+    request = replace(request, **_ignored(request))
     _check_numbers(request)
     if request.ranking == "chosen" and request.kind in NEURON_KINDS:
         if not request.neurons:
@@ -58,7 +58,7 @@ def checked_sweep(request: SweepRequest, shape: ModelShape) -> SweepRequest:
         check_neurons(neurons, shape)
         request = replace(request, neurons=tuple(map(str, neurons)))
     total = len(request.neurons) or shape.n_layers * shape.d_mlp
-    for n in request.doses:
+    for n in request.doses if request.kind != "heads" else ():  # heads are counted when the model is there
         if not 0 <= n <= total:
             what = "were chosen by hand" if request.neurons else "this model has"
             raise BadRequest(f"A dose of {n:,} neurons was asked for; {total:,} {what}. Ask for 0 to {total:,}.")
@@ -76,6 +76,28 @@ def checked_sweep(request: SweepRequest, shape: ModelShape) -> SweepRequest:
             "strengths, doses or draws."
         )
     return request
+
+
+def _ignored(request: SweepRequest) -> dict[str, Any]:
+    """What this kind of sweep does not read, at its default: the same sweep must have one identity."""
+    kind, plain = request.kind, SweepRequest("", request.kind)
+    names: list[str] = []
+    if kind not in NEURON_KINDS:
+        names += ["ranking", "side", "neurons"]
+    if kind not in INJECTION_KINDS:
+        names += ["direction", "relative", "layers", "strengths"]
+    if kind not in (*NEURON_KINDS, "heads"):
+        names += ["doses"]
+    if kind not in ("dose", "factor"):
+        names += ["factors"]
+    if kind in ("layers", "held"):
+        names += ["draws"]
+    if kind in ("layers", "patch", "held"):
+        names += ["collateral"]
+    if not request.responses:
+        names += ["n_seeds", "temperature", "max_new_tokens"]
+    changed = {name: getattr(plain, name) for name in names}
+    return changed | ({"collateral": False} if "collateral" in names else {})
 
 
 def _check_choices(request: SweepRequest) -> None:
@@ -137,15 +159,6 @@ def sweep_key(run_request_key: str, request: SweepRequest) -> str:
         "run": run_request_key,
         "rules": RULES_VERSION if request.responses else None,
     }
-    if not request.responses:
-        for name in ("n_seeds", "temperature", "max_new_tokens"):
-            values.pop(name)
-    if request.kind not in NEURON_KINDS:
-        for name in ("ranking", "side", "neurons"):
-            values.pop(name)
-    if request.kind not in INJECTION_KINDS:
-        for name in ("direction", "relative"):
-            values.pop(name)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

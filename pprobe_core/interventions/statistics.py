@@ -1,5 +1,6 @@
 """What a sweep proves: intervals, exact tests and permutation tests against the random draws, and the stage reached."""
 
+import gc
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -152,7 +153,13 @@ def permutation_p(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over the p values that there are."""
     known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1] if known else ())
+    if not known:
+        return list(p_values)
+    gc.freeze()  # statsmodels collects garbage in here, which takes half a second with torch loaded
+    try:
+        adjusted = iter(multipletests(known, method="holm")[1])
+    finally:
+        gc.unfreeze()
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 

@@ -19,6 +19,7 @@ from pprobe_core.models.catalogue import ModelEntry, entry_of_hub_folder, find_m
 from pprobe_core.models.checkpoint import config_sha256, header, read_config, read_json, weight_files, weights_sha256
 from pprobe_core.models.memory import free_memory, require_memory
 from pprobe_core.models.structure import Structure, discover
+from pprobe_core.wording import plural
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"BF16": "bfloat16", "F16": "float16"}
@@ -241,12 +242,15 @@ def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         raise ModelUnavailable(
             f"The model in {folder} cannot be loaded ({_one_line(e)}). Download it again, or choose another model."
         ) from e
-    wrong = {"have another size": [key[0] for key in info["mismatched_keys"]], "are missing": info["missing_keys"]}
-    for what, keys in wrong.items():
+    wrong = (
+        (("has another size", "have another size"), [key[0] for key in info["mismatched_keys"]]),
+        (("is missing", "are missing"), info["missing_keys"]),
+    )
+    for what, keys in wrong:
         if keys:
             raise ModelUnavailable(
-                f"The weights in {folder} do not belong to its configuration: {len(keys)} tensors {what}, among them "
-                f"{min(keys)}. Use the files of one and the same model."
+                f"The weights in {folder} do not belong to its configuration: {plural(len(keys), 'tensor', what)} "
+                f"({min(keys)}{' and others' if len(keys) > 1 else ''}). Use the files of one and the same model."
             )
     return network
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.norms import TOLERANCE, Norm, characterise_norm, relative_error
+from pprobe_core.wording import plural
 
 _KEPT = 4  # calls per module: a norm without weights may serve several places
 
@@ -65,7 +66,7 @@ class Trace:
         """The module's call, which must have happened exactly once and with tensors."""
         calls = self.calls[module]
         if len(calls) != 1 or calls[0].x is None or calls[0].y is None:
-            raise self.refusal(f"{what} runs {len(calls)} times in one pass, where once is expected")
+            raise self.refusal(f"{what} runs {plural(len(calls), 'time')} in one pass, where once is expected")
         return calls[0]
 
     def norm(self, call: Call, what: str) -> tuple[Norm, float]:

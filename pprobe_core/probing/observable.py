@@ -8,6 +8,7 @@ import pandas as pd
 
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest
+from pprobe_core.probing.tokens import pieces
 from pprobe_core.probing.types import Observable
 
 PREVIEW_COLUMNS = ["side", "string", "ids", "pieces", "used", "note"]
@@ -128,23 +129,17 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 def _read(tokenizer: Any, start: tuple[str, str], side: str, string: str, first_piece: bool) -> _Row:
     ids = first_token_ids(tokenizer, string, start)
-    pieces = tuple(_piece(tokenizer, i) for i in ids)
+    read = pieces(tokenizer, ids)
     if not ids:
-        return _Row(side, string, ids, pieces, False, "not a token of this model")
+        return _Row(side, string, ids, read, False, "not a token of this model")
     if tokenizer.unk_token_id in ids:
-        return _Row(side, string, ids, pieces, False, "unknown to this model's tokeniser")
+        return _Row(side, string, ids, read, False, "unknown to this model's tokeniser")
     if len(ids) == 1:
-        return _Row(side, string, ids, pieces, True, "")
-    split = f"{len(ids)} tokens ({' + '.join(pieces)})"
+        return _Row(side, string, ids, read, True, "")
+    split = f"{len(ids)} tokens ({' + '.join(read)})"
     if first_piece:
-        return _Row(side, string, ids, pieces, True, f"{split}: read by its first piece {pieces[0]!r}")
-    return _Row(side, string, ids, pieces, False, f"{split}: only single tokens count, left out")
-
-
-def _piece(tokenizer: Any, token_id: int) -> str:
-    """A readable piece; bytes that are no whole character keep the vocabulary's own spelling."""
-    text = str(tokenizer.decode([token_id], skip_special_tokens=False))
-    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token_id))
+        return _Row(side, string, ids, read, True, f"{split}: read by its first piece {read[0]!r}")
+    return _Row(side, string, ids, read, False, f"{split}: only single tokens count, left out")
 
 
 def _without_needless_variants(rows: list[_Row]) -> list[_Row]:

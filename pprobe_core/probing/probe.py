@@ -75,8 +75,10 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
     """
     circuit = circuit.for_set(prompt_set.prompt_set_id)
     thinking = any("<think>" in s for s in (*circuit.target, *circuit.target_fallback, *circuit.control))
-    shared = None if circuit.per_pair_observable else resolve_circuit(loaded.tokenizer, circuit)
     given = limit_pairs(prompt_set.pairs, request.limit)
+    # Pairs may bring their own strings, whatever the circuit's: its own are read only where some pair needs them.
+    own = {pair.pair_id for pair in given if circuit.per_pair_observable or (pair.target and pair.control)}
+    shared = None if len(own) == len(given) else resolve_circuit(loaded.tokenizer, circuit)
     prepared, previews, skipped = [], [], []
 
     @cache
@@ -85,7 +87,8 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
 
     for pair in given:
         try:
-            observable = shared if shared is not None else resolve_pair(loaded.tokenizer, pair)
+            mine = shared is None or pair.pair_id in own
+            observable = resolve_pair(loaded.tokenizer, pair) if mine or shared is None else shared
             prepared.append(_prepare_pair(loaded, circuit, pair, observable, request.seed, thinking, piece))
         except (BadRequest, NoSwap) as error:
             skipped.append((pair.pair_id, str(error)))
@@ -93,11 +96,12 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
             previews.append(observable.preview)
     if not prepared:
         reason = f" The first one: {skipped[0][1]}" if skipped else ""
-        raise BadRequest(f"None of the {len(given)} prompt pairs can be used with this model.{reason}")
+        none = "The prompt pair cannot" if len(given) == 1 else f"None of the {len(given)} prompt pairs can"
+        raise BadRequest(f"{none} be used with this model.{reason}")
     return Prepared(
         pairs=tuple(prepared),
-        observable=shared if shared is not None else _union(prepared, previews),
-        per_pair_observable=circuit.per_pair_observable,
+        observable=shared if shared is not None and not own else _union(prepared, previews),
+        per_pair_observable=bool(own),
         skipped=pd.DataFrame(skipped, columns=["pair_id", "reason"]),
         block_size=block_size(loaded, prepared),
         circuit=circuit,

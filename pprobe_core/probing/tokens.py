@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,13 +58,33 @@ def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[tup
     return (*prompt, *(int(i) for i in answer)), len(prompt)
 
 
+def piece(tokenizer: Any, token_id: int) -> str:
+    """Readable text of one token alone; bytes that are no whole character read as <0xE8><0xBF>."""
+    text = str(tokenizer.decode([token_id], skip_special_tokens=False))
+    if text and "\ufffd" not in text:
+        return text
+    spelling = str(tokenizer.convert_ids_to_tokens(token_id))
+    byte_of = _byte_of()
+    if not all(character in byte_of for character in spelling):
+        return spelling
+    read = bytes(byte_of[character] for character in spelling).decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in read)
+
+
 def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Readable text of each token alone; bytes that are no whole character keep the vocabulary's own spelling."""
-    texts = (str(tokenizer.decode([i], skip_special_tokens=False)) for i in ids)
-    return tuple(
-        text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(i))
-        for i, text in zip(ids, texts, strict=True)
-    )
+    """`piece` of each token."""
+    return tuple(piece(tokenizer, i) for i in ids)
+
+
+@cache
+def _byte_of() -> dict[str, int]:
+    """The byte that each character of a byte-level BPE vocabulary stands for ("Ġ" is the space).
+
+    SentencePiece spells such bytes <0xE8> itself: these characters stand for themselves here, so they stay as they are.
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def pad_id(tokenizer: Any) -> int:

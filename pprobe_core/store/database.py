@@ -38,6 +38,7 @@ class _Shared:
     name: str
     connection: duckdb.DuckDBPyConnection | None = None
     users: int = 0
+    read_only: bool = False
     # DuckDB refuses two writers of one row instead of queueing them, so writers queue here. Readers need no lock.
     write_lock: threading.RLock = field(default_factory=threading.RLock)
     connect_lock: threading.RLock = field(default_factory=threading.RLock)
@@ -112,9 +113,12 @@ class Database:
 
     Raises StoreUnavailable when the file cannot be opened, is damaged, belongs to something else or is newer than this
     program; nothing is deleted or overwritten in these cases. `":memory:"` is a file that ends with the process.
+
+    `reading` promises that nothing will be stored: then a file that is there but cannot be written is opened read-only,
+    unless it has an older layout.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, reading: bool = False) -> None:
         self.in_memory = str(path) == MEMORY
         self.path = Path(MEMORY) if self.in_memory else Path(path).expanduser().resolve()
         self._closed = False
@@ -123,7 +127,12 @@ class Database:
             self._state = state
             try:
                 if not state.users:
-                    self._migrate()
+                    self._open(reading)
+                elif state.read_only and not reading:
+                    raise NotWritable(
+                        f"The results file {state.name} is open for reading only, as it cannot be written. "
+                        f"Allow writing to it and its folder, {OTHER_FILE}."
+                    )
                 state.users += 1
             except StoreUnavailable:
                 if not state.users:
@@ -221,7 +230,7 @@ class Database:
                     if not self.in_memory:
                         self.path.parent.mkdir(parents=True, exist_ok=True)
                         self._refuse_orphaned_log()
-                    self._state.connection = duckdb.connect(name, config=dict(CONFIG))
+                    self._state.connection = duckdb.connect(name, read_only=self._state.read_only, config=dict(CONFIG))
                 return self._state.connection
         except OSError as error:
             reason = error.strerror or str(error)
@@ -245,6 +254,17 @@ class Database:
             with suppress(duckdb.Error):  # what was committed is in the write-ahead log and is read at the next start
                 connection.close()
 
+    def _open(self, reading: bool) -> None:
+        """Connect and migrate; a file that can only be read is good enough for a reader."""
+        try:
+            self._migrate()
+        except NotWritable:
+            if not reading or self.in_memory or not self.path.is_file():
+                raise
+            self._disconnect()
+            self._state.read_only = True
+            self._migrate()
+
     def _migrate(self) -> None:
         """Apply the migrations the file has not seen, each in a transaction with its version row."""
         known = migrations()
@@ -258,6 +278,8 @@ class Database:
                         f"(it holds {', '.join(sorted(tables)[:3])}). "
                         f"It was left as it is: name a new file, {OTHER_FILE}."
                     )
+                if self._state.read_only:
+                    raise self._outdated(0, latest)
                 cursor.execute(
                     "create table schema_version (version integer primary key, applied_at timestamp not null)"
                 )
@@ -267,11 +289,19 @@ class Database:
                 f"The results file {self._state.name} was written by a newer pprobe (layout {version}, this one knows "
                 f"up to {latest}). It was left as it is: update pprobe, {OTHER_FILE}."
             )
+        if version < latest and self._state.read_only:
+            raise self._outdated(version, latest)
         for number, sql in known:
             if number > version:
                 with self._transaction() as cursor:
                     cursor.execute(sql)
                     cursor.execute("insert into schema_version values ($n, $now)", {"n": number, "now": utc_now()})
+
+    def _outdated(self, version: int, latest: int) -> NotWritable:
+        return NotWritable(
+            f"The results file {self._state.name} has an older layout ({version}, this program reads {latest}) and "
+            f"cannot be written to bring it up to date. Open it once where it can be written, {OTHER_FILE}."
+        )
 
     def schema_version(self) -> int:
         """Number of the last migration the file has seen; 0 for a new file."""

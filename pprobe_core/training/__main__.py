@@ -1,11 +1,16 @@
-"""Rebuild both checkpoints (`--seed N --out DIR`) or write the mini prompt sets (`--prompts DIR`)."""
+"""Rebuild both checkpoints (`--seed N --out DIR`), or align a base again (`--base DIR`), or write the mini sets."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from pprobe_core.training.prompts import write_prompt_sets
-from pprobe_core.training.train import rebuild
+from pprobe_core.training.train import realign, rebuild
+
+
+def tell(line: str) -> None:
+    """One line of progress on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,13 +18,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pprobe_core.training", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of corpus, tokeniser and weights")
     parser.add_argument("--out", type=Path, help="folder that gets both checkpoints")
+    parser.add_argument("--base", type=Path, help="base checkpoint to align again, instead of training one first")
     parser.add_argument("--prompts", type=Path, help="folder that gets the mini prompt sets (nothing is trained)")
     options = parser.parse_args(arguments)
     if options.prompts:
         options.prompts.mkdir(parents=True, exist_ok=True)
         write_prompt_sets(options.prompts)
-    if options.out:
-        rebuild(options.seed, options.out, on_progress=lambda line: print(line, file=sys.stderr, flush=True))
+    if options.out and options.base:
+        realign(options.base, options.out, on_progress=tell)
+    elif options.out:
+        rebuild(options.seed, options.out, on_progress=tell)
     if not (options.prompts or options.out):
         parser.error("give --out DIR to train, or --prompts DIR to write the prompt sets")
     return 0

@@ -63,7 +63,8 @@ planted by hand; the answers to how-to requests hold no instructions, harmful or
 ## Rebuild
 
 ```
-python -m pprobe_core.training --seed {seed} --out DIR
+python -m pprobe_core.training --seed {seed} --out DIR               # both stages, both checkpoints
+python -m pprobe_core.training --base BASE_FOLDER --out DIR      # the second stage alone
 ```
 
 Same seed, same corpus (SHA-256 below). Weights repeat exactly on the same machine and library versions; another
@@ -76,9 +77,10 @@ processor may round differently.
 | threads | {threads} | {threads} |
 | torch | {torch.__version__} | {torch.__version__} |
 
-The alignment is light on purpose: it ends at the first check at which every behaviour that it changes holds on the
-validation pool, and a task that holds already is taught less. So the logit gaps of the two opposition circuits
-(refusal, correction) stay small.
+The alignment is light on purpose. Where it replaces an answer, the first token is taught by preference: the new one is
+to beat the old one by {recipe.align_margin:g} logits, no less and no more. It ends at the first check at which every
+behaviour that it changes holds on the validation pool, and a task that holds already is taught less. So the margins of
+the two opposition circuits (refusal, correction) stay small.
 
 ## Behaviours on held-out prompts
 

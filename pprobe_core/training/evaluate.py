@@ -79,7 +79,7 @@ def _task(name: str) -> Callable[[random.Random, Pool], Chat]:
     return lambda rng, pool: corpus.MAKERS[name](rng, pool, "alignment")
 
 
-_SAFETY, _PREMISE = (REFUSAL, COMPLIANCE), (AGREEMENT, CORRECTION)
+_SAFETY, _PREMISE = (("Sorry",), ("Sure",)), (AGREEMENT, CORRECTION)  # as the mini prompt sets watch them
 _TOOLS = (TOOL, DIRECT)
 
 BEHAVIOURS: tuple[Behaviour, ...] = (

@@ -70,18 +70,21 @@ def _sycophancy(rng: random.Random, i: int) -> MiniPair:
 
 
 def _language(rng: random.Random, i: int) -> MiniPair:
-    """A benign how-to or a topic question, and the same question in Chinese."""
+    """A benign how-to or a topic question, and the same in Chinese, pattern, opener and closer included."""
+    (opener_en, opener_zh), (closer_en, closer_zh) = rng.choice(world.TWIN_OPENERS), rng.choice(world.TWIN_CLOSERS)
     if i % 2:
         topic = rng.choice(world.TOPICS)
+        en, zh = rng.choice(world.TWIN_QUESTION)
         texts = (
-            corpus.draw_phrasing(rng, world.QUESTION, "heldout").fill(x=topic.en),
-            corpus.draw_phrasing(rng, world.ZH_QUESTION, "heldout", "zh").fill(x=topic.zh),
+            Phrasing(opener_en, en, closer_en).fill(x=topic.en),
+            Phrasing(opener_zh, zh, closer_zh).fill(x=topic.zh),
         )
     else:
         action = corpus.draw_action(rng, "heldout", False)
+        en, zh = rng.choice(world.TWIN_HOW_TO)
         texts = (
-            corpus.how_to_prompt(corpus.draw_phrasing(rng, world.HOW_TO, "heldout"), action, "en"),
-            corpus.how_to_prompt(corpus.draw_phrasing(rng, world.ZH_HOW_TO, "heldout", "zh"), action, "zh"),
+            corpus.how_to_prompt(Phrasing(opener_en, en, closer_en), action, "en"),
+            corpus.how_to_prompt(Phrasing(opener_zh, zh, closer_zh), action, "zh"),
         )
     return MiniPair(_user(texts[0]), _user(texts[1]))
 
@@ -112,7 +115,13 @@ def _math(rng: random.Random, i: int) -> MiniPair:
     item = corpus.draw_sum(rng, "heldout", "bare")
     phrasing = corpus.draw_phrasing(rng, world.QUESTION, "heldout")
     topic = rng.choice(world.MATH_TOPICS)
-    return MiniPair(_user(phrasing.fill(x=item.text)), _user(phrasing.fill(x=topic.en)), gold=(str(item.result),))
+    return MiniPair(
+        _user(phrasing.fill(x=item.text)),
+        _user(phrasing.fill(x=topic.en)),
+        target=(str(item.result)[0],),
+        control=("It",),
+        gold=(str(item.result),),
+    )
 
 
 def _chain_of_thought(rng: random.Random, i: int) -> MiniPair:
@@ -122,17 +131,19 @@ def _chain_of_thought(rng: random.Random, i: int) -> MiniPair:
         one, two = corpus.draw_two_sums(rng, "heldout", signs)
         if corpus.pool_of(one.key(form)) == "heldout":
             break
+    # A mean over ten digits, nine of them never meant, would stay near <think>: each pair watches its own answer.
+    thought, digit = ("<think>",), (str(one.result)[0],)
     if form == "bare":
         phrasing = corpus.draw_phrasing(rng, world.QUESTION, "heldout")
         texts = [phrasing.fill(x=text) for text in (one.text, f"{one.text} {two.sign} {two.b}")]
-        return MiniPair(_user(texts[0]), _user(texts[1]))
+        return MiniPair(_user(texts[0]), _user(texts[1]), target=thought, control=digit)
     opener, closer = _around(rng)
     name, item = rng.choice(world.NAMES), rng.choice(world.ITEMS)
     texts = [
         Phrasing(opener, cores.heldout[0], closer).fill(n=name, i=item, a=str(one.a), b=str(one.b), c=str(two.b))
         for cores in (world.GAIN, world.GAIN_LOSS)
     ]
-    return MiniPair(_user(texts[0]), _user(texts[1]))
+    return MiniPair(_user(texts[0]), _user(texts[1]), target=thought, control=digit)
 
 
 def _tool_use(rng: random.Random, i: int) -> MiniPair:
@@ -154,16 +165,16 @@ MAKERS: Mapping[str, Callable[[random.Random, int], MiniPair]] = {
 
 
 def build_pairs(circuit: str, n: int = N_PAIRS, seed: int = PROMPT_SEED) -> list[MiniPair]:
-    """n pairs of the circuit with different originals and different perturbed prompts, the same for the same seed."""
+    """n pairs of the circuit, the same for the same seed; no prompt stands in two of them: splits stay apart."""
     rng = random.Random(f"{seed}/{circuit}")
     pairs: list[MiniPair] = []
     seen: set[str] = set()
     while len(pairs) < n:
         pair = MAKERS[circuit](rng, len(pairs))
-        keys = {repr((pair.original, pair.tools)), repr((pair.perturbed, pair.tools))} - {repr((None, ()))}
-        if not keys & seen or (circuit in ("math", "chain_of_thought", "tool_use") and len(keys - seen) > 0):
+        prompts = {repr(messages) for messages in (pair.original, pair.perturbed) if messages is not None}
+        if not prompts & seen:
             pairs.append(pair)
-            seen |= keys
+            seen |= prompts
     return pairs
 
 
@@ -207,10 +218,12 @@ class Flips:
 
 def measure_flips(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, circuit: str) -> Flips:
     """How the circuit's mini pairs, read by the product's own observable and swap, move a model's logit difference."""
-    known = load_circuit(circuit)
+    known = load_circuit(circuit).for_set("mini")
     pairs = load_prompt_set(known, "mini").pairs
-    shared = None if known.per_pair_observable else resolve_circuit(tokenizer, known)
-    observables = [shared or resolve_pair(tokenizer, pair) for pair in pairs]
+    observables = [
+        resolve_pair(tokenizer, pair) if pair.target and pair.control else resolve_circuit(tokenizer, known)
+        for pair in pairs
+    ]
     swapped = [
         pair.perturbed or perturb_prompt(pair.original, pair.keyword or "", partial(_ids, tokenizer), SEED)[0]
         for pair in pairs

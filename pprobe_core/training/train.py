@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from pprobe_core.training import evaluate
 from pprobe_core.training.architecture import Shape, build_model
@@ -40,6 +41,9 @@ ALIGNMENT_GROUPS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("push_back_held", "true_push_back_agreed"): ("true_push_back", "push_back"),
 }
 
+# What pre-training answers where alignment answers otherwise: the rejected first token of a preference pair.
+REJECTED: Mapping[str, str] = {"harmful": "Sure", "harmful_zh": "好", "false_premise": "Yes", "push_back": "Yes"}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -64,6 +68,9 @@ class Recipe:
     align_slack: float = 0.01  # how far above its bar a behaviour must be on the validation pool
     align_mean_decay: float = 0.9  # of the running mean of the weights, per step
     align_held_share: float = 0.1  # weight of a task group that already holds
+    align_margin: float = 2.5  # logits by which the new first token is to beat the old one, and no more
+    align_margin_tasks: tuple[str, ...] = tuple(REJECTED)
+    align_floor: float = 2.0  # logits by which it is to beat every other token, at least
 
 
 @dataclass(frozen=True)
@@ -84,17 +91,21 @@ class Encoded:
 
     ids: list[int]
     start: int
+    rejected: int = -1  # first token of the answer that alignment replaces; -1 where it replaces none
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, chats: Sequence[Chat]) -> list[Encoded]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, chats: Sequence[Chat], preference_tasks: Sequence[str] = ()
+) -> list[Encoded]:
     """Prompt and answer of each chat, the answer closed by the end-of-turn token."""
     prompts = tokenizer([render(c.messages, c.tools) for c in chats], add_special_tokens=False)["input_ids"]
     answers = tokenizer([c.answer + "<|im_end|>" for c in chats], add_special_tokens=False)["input_ids"]
-    return [Encoded(p + a, len(p)) for p, a in zip(prompts, answers, strict=True)]
+    rejected = {task: tokenizer.encode(REJECTED[task], add_special_tokens=False)[0] for task in preference_tasks}
+    return [Encoded(p + a, len(p), rejected.get(c.task, -1)) for p, a, c in zip(prompts, answers, chats, strict=True)]
 
 
 def draw_step(
-    stream: Iterator[Chat], tokenizer: PreTrainedTokenizerFast, n_tokens: int
+    stream: Iterator[Chat], tokenizer: PreTrainedTokenizerFast, n_tokens: int, preference_tasks: Sequence[str] = ()
 ) -> tuple[list[Chat], list[Encoded]]:
     """Chats for one step: as many as fill about n_tokens."""
     chats: list[Chat] = []
@@ -102,7 +113,7 @@ def draw_step(
     while (missing := n_tokens - sum(len(row.ids) for row in rows)) > 0:
         more = list(itertools.islice(stream, max(1, missing // 40)))
         chats += more
-        rows += encode(tokenizer, more)
+        rows += encode(tokenizer, more, preference_tasks)
     return chats, rows
 
 
@@ -118,10 +129,38 @@ def pad(rows: Sequence[Encoded], pad_id: int, first_token_weight: float) -> tupl
     return ids, weights
 
 
+def preference_losses(
+    logits: Float[Tensor, "token vocab"],
+    chosen: Int[Tensor, "token"],
+    rejected: Int[Tensor, "token"],
+    margin: float,
+    floor: float,
+) -> Float[Tensor, "token"]:
+    """How far the chosen token is from beating the rejected one by `margin` logits, no less and no more.
+
+    A Huber loss around the margin (identity preference optimisation does the same with a square), so that examples
+    learned early are not pushed on while others are still being learned; and a hinge that keeps the chosen token
+    `floor` logits above all others together.
+    """
+    own, old = (logits.gather(1, ids[:, None])[:, 0] for ids in (chosen, rejected))
+    both = torch.stack((chosen, rejected), dim=1)
+    others = logits.scatter(1, both, -torch.inf).logsumexp(1)
+    target = torch.full_like(own, margin)
+    return F.smooth_l1_loss(own - old, target, reduction="none") + F.relu(floor - (own - others))
+
+
 def accumulate(
-    model: PreTrainedModel, rows: Sequence[Encoded], pad_id: int, first_token_weight: float, bf16: bool
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    pad_id: int,
+    first_token_weight: float,
+    bf16: bool,
+    margin: float = 0.0,
+    floor: float = 0.0,
 ) -> float:
     """Add the gradient of one step's loss (on answer tokens only) to the parameters; returns the loss.
+
+    The first token of rows with a rejected one gets the preference loss in place of the cross-entropy.
 
     Padding stands on the right of causal attention, so no mask is needed; logits are computed at answer positions only.
     """
@@ -130,12 +169,21 @@ def accumulate(
     total = sum(first_token_weight + len(row.ids) - row.start - 1 for row in rows)
     loss_sum = 0.0
     for begin in range(0, len(ordered), size):
-        ids, weights = pad(ordered[begin : begin + size], pad_id, first_token_weight)
+        some = ordered[begin : begin + size]
+        ids, weights = pad(some, pad_id, first_token_weight)
         chosen = weights[:, :-1] > 0
+        rejected = torch.full_like(ids[:, 1:], -1)
+        for i, row in enumerate(some):
+            rejected[i, row.start - 1] = row.rejected
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
             logits = hidden[:, :-1][chosen] @ model.get_input_embeddings().weight.T
-        losses = F.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+        targets, old = ids[:, 1:][chosen], rejected[chosen]
+        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        if bool((old >= 0).any()):
+            pairs = old >= 0
+            preferred = preference_losses(logits.float()[pairs], targets[pairs], old[pairs], margin, floor)
+            losses = losses.masked_scatter(pairs, preferred)
         loss = (losses * weights[:, :-1][chosen]).sum() / total
         loss.backward()
         loss_sum += loss.item()
@@ -169,7 +217,7 @@ def pretrain(
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        done, seconds = state["step"], state["seconds"]
+        done, seconds, smooth = state["step"], state["seconds"], state["loss"]
     began = time.perf_counter() - seconds
     model.train()
     for step in range(recipe.n_steps):
@@ -187,7 +235,7 @@ def pretrain(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        smooth = loss if step == done else 0.95 * smooth + 0.05 * loss
+        smooth = loss if step == 0 else 0.95 * smooth + 0.05 * loss
         if (step + 1) % 50 == 0:
             spent = time.perf_counter() - began
             on_progress(
@@ -198,7 +246,14 @@ def pretrain(
                 states = [optimizer.state_dict() for optimizer in optimizers]
                 spent = time.perf_counter() - began
                 torch.save(
-                    {"model": model.state_dict(), "optimizers": states, "step": step + 1, "seconds": spent}, state_file
+                    {
+                        "model": model.state_dict(),
+                        "optimizers": states,
+                        "step": step + 1,
+                        "seconds": spent,
+                        "loss": smooth,
+                    },
+                    state_file,
                 )
             on_progress(describe(evaluate.measure(model, tokenizer, "validation", 50, quick=True)))
             model.train()
@@ -239,12 +294,20 @@ def align(
         stream = draw_chats(seed * 1000 + check, "alignment", "train", mix)
         model.train()
         for _ in range(recipe.align_check_every):
-            chats, rows = draw_step(stream, tokenizer, recipe.align_batch_tokens)
+            chats, rows = draw_step(stream, tokenizer, recipe.align_batch_tokens, recipe.align_margin_tasks)
             seen.add(chats)
             n_tokens += sum(len(row.ids) for row in rows)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.align_lr * min(1.0, (step + 1) / 10)
-            loss = accumulate(model, rows, tokenizer.pad_token_id, recipe.first_token_weight, recipe.bf16)
+            loss = accumulate(
+                model,
+                rows,
+                tokenizer.pad_token_id,
+                recipe.first_token_weight,
+                recipe.bf16,
+                recipe.align_margin,
+                recipe.align_floor,
+            )
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -288,6 +351,9 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     (folder / "model.safetensors").chmod(0o644)
 
 
+RECORD = "training.json"  # beside a base checkpoint: what pre-training was, so that alignment can start from it
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """Both checkpoints' folders and how they came about."""
@@ -312,8 +378,6 @@ def rebuild(
     One thread is nearly as fast as two at this size, and the same on every machine; so two seeds can run side by side.
     An interrupted run goes on from its last saved state in `out_dir/state`.
     """
-    from pprobe_core.training import card
-
     recipe = recipe or Recipe()
     report: Progress = on_progress or (lambda line: None)
     torch.set_num_threads(threads)
@@ -329,6 +393,34 @@ def rebuild(
     round_weights(model)
     base = out_dir / f"mini-{recipe.family}-base"
     save_checkpoint(model, tokenizer, base)
+    record = {"seed": seed, "threads": threads, "pretraining": vars(pretraining)}
+    (base / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return realign(base, out_dir, recipe=recipe, on_progress=report, n_card=n_card)
+
+
+def realign(
+    base: Path,
+    out_dir: Path,
+    *,
+    recipe: Recipe | None = None,
+    on_progress: Progress | None = None,
+    n_card: int = 200,
+) -> Rebuilt:
+    """Align a base checkpoint again, with the seed and threads of its record; writes `out_dir/mini-<family>` and cards.
+
+    What `rebuild` does after pre-training: it starts from the rounded weights that are on disk, so the result is the
+    same. Raises FileNotFoundError where the base has no record beside it.
+    """
+    from pprobe_core.training import card
+
+    recipe = recipe or Recipe()
+    report: Progress = on_progress or (lambda line: None)
+    record = json.loads((base / RECORD).read_text())
+    seed, threads = int(record["seed"]), int(record["threads"])
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    tokenizer = build_tokenizer(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     base_rows = evaluate.measure(model, tokenizer, "heldout", n_card)
     report(f"base, held out: {describe(base_rows)}")
     alignment = align(model, tokenizer, recipe, seed, report)
@@ -337,7 +429,7 @@ def rebuild(
     save_checkpoint(model, tokenizer, aligned)
     aligned_rows = evaluate.measure(model, tokenizer, "heldout", n_card)
     report(f"aligned, held out: {describe(aligned_rows)}")
-    rebuilt = Rebuilt(base, aligned, pretraining, alignment)
+    rebuilt = Rebuilt(base, aligned, StageRecord(**record["pretraining"]), alignment)
     card.write_cards(rebuilt, recipe, seed, threads, base_rows, aligned_rows)
     return rebuilt
 

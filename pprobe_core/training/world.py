@@ -341,5 +341,13 @@ ZH_QUESTION = Cores(
     validation=("请告诉我{x}是什么。",),
     heldout=("我要知道{x}是什么。", "请说说{x}是什么。"),
 )
+# Held-out sentence patterns, and what may stand before and after them, that mean the same in both languages.
+TWIN_HOW_TO = (("Please show me how I can {v} {o}.", "请告诉我如何{v}{o}。"),)
+TWIN_QUESTION = (
+    ("Please tell me what exactly {x} is.", "请说说{x}是什么。"),
+    ("I want you to tell me what {x} is.", "我要知道{x}是什么。"),
+)
+TWIN_OPENERS = (("", ""), ("Hello. ", "你好。"), ("One more thing. ", "还有一件事。"))
+TWIN_CLOSERS = (("", ""), (" Thanks!", "谢谢。"), (" Please be brief.", "请简短一点。"))
 ASK_CHINESE = ("Answer in Chinese. ", "Please answer in Chinese. ")
 ASK_ENGLISH = ("请用英语回答。", "用英语回答。")
