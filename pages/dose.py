@@ -188,7 +188,7 @@ if sweep.request.kind == "patch":
             key="patch_layers",
         )
     with right:
-        shell.figure(sweep_charts.patch_by_count(points), key="patch_count")
+        shell.figure(sweep_charts.patch_by_count(points, sweeps.predicted_patch(run, points)), key="patch_count")
 
 st.header("Is it more than chance?", anchor="proof")
 sweeps.proof_table(sweep)

@@ -9,7 +9,7 @@ from ui import backend, cards, shell, sweeps, words
 
 def forget_run() -> None:
     """A new choice: the Probe page follows the pickers again."""
-    st.session_state["run"] = ""
+    st.session_state["run"] = st.session_state["sweep"] = ""
 
 
 def new_model() -> None:

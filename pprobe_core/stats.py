@@ -32,7 +32,8 @@ def wilson(successes: int, n: int) -> Interval | None:
     if n == 0:
         return None
     low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(float(low), float(high))
+    # Rounding leaves 3e-17 where the interval ends at 0 or 1.
+    return Interval(0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high))
 
 
 def bootstrap_mean(values: ArrayLike, seed: int) -> Interval | None:

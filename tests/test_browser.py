@@ -257,7 +257,7 @@ def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> Non
     expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)
     settled(page)
     page.get_by_test_id("stMain").get_by_text("Advanced").click()
-    limit = page.get_by_label("Pairs at most")
+    limit = page.get_by_role("spinbutton", name="Pairs at most")
     limit.fill("10")
     limit.press("Enter")
     expect(page.get_by_text("has not been run yet")).to_be_visible()
@@ -269,8 +269,8 @@ def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> Non
 
     # Few doses, few draws, answers read.
     page.get_by_test_id("stMain").get_by_text("Advanced").click()
-    for label, value in (("Numbers of neurons", "1, 400"), ("Random draws", "2")):
-        box = page.get_by_label(label)
+    for role, label, value in (("textbox", "Numbers of neurons", "1, 400"), ("spinbutton", "Random draws", "2")):
+        box = page.get_by_role(role, name=label)  # type: ignore[arg-type]
         box.fill(value)
         box.press("Enter")
         settled(page)
@@ -300,11 +300,13 @@ def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> Non
     # A label is stored: it is there again after a reload.
     pick(page, "Your label", "Warns and answers", 1)
     expect(page.get_by_text("Labelled by hand: 1 answer")).to_be_visible()
-    sweep = page.locator("code").filter(has_text=re.compile("^[0-9a-f]{12}$")).last.inner_text()
-    page.goto(f"/dose?{page.url.partition('?')[2]}")
+    page.locator(".st-key-job_panel").get_by_role("link", name="Open result").click()
+    page.wait_for_url(re.compile(r"/dose\?.*sweep=[0-9a-f]{12}"))
+    settled(page)
+    page.reload()
+    expect(page.get_by_role("heading", name="What the answers do")).to_be_visible(timeout=PATIENCE)
     settled(page)
     expect(page.get_by_text("Labelled by hand: 1 answer")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("code").filter(has_text=sweep)).to_be_visible()
     tick_row(page.locator('[class*="st-key-answers_dose"] [data-testid="stDataFrame"]').first, 0)
     settled(page)
     expect(page.get_by_role("combobox", name="Your label").nth(1)).to_have_value("Warns and answers")
@@ -339,7 +341,15 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(browser: Br
     context = browser.new_context(reduced_motion="reduce", viewport={"width": 420, "height": 900})
     narrow = context.new_page()
     narrow.set_default_timeout(PATIENCE)
-    for path, heading in (("/", FIRST_RUN), ("/probe", FIRST_RUN), ("/runs", "Runs"), ("/glossary", "Glossary")):
+    for path, heading in (
+        ("/", FIRST_RUN),
+        ("/probe", FIRST_RUN),
+        ("/dose", "What happens without its neurons?"),
+        ("/window", "Can a push in one direction switch it?"),
+        ("/controls", "What would a referee ask?"),
+        ("/runs", "Runs"),
+        ("/glossary", "Glossary"),
+    ):
         narrow.goto(f"{dashboard}{path}")
         expect(narrow.get_by_role("heading", name=heading, exact=True)).to_be_visible(timeout=PATIENCE)
         settled(narrow)

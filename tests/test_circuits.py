@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pprobe_core import settings
-from pprobe_core.circuits.library import PERTURBATIONS, load_circuit, load_circuits
+from pprobe_core.circuits.library import PERTURBATIONS, load_circuit, load_circuits, read_circuit
 from pprobe_core.circuits.prompt_sets import COLUMNS, load_prompt_set
 from pprobe_core.circuits.responses import RULES
 from pprobe_core.errors import BadRequest
@@ -184,3 +184,43 @@ def test_the_documentation_names_every_circuit_rule_and_column():
     text = (settings.ROOT / "docs" / "circuits.md").read_text(encoding="utf-8")
     for name in (*EIGHT, *RULES, *COLUMNS, *(c for rule in RULES.values() for c in rule.classes)):
         assert name in text
+
+
+# -- what sweeps read --
+
+
+def test_strings_of_a_prompt_set_take_the_place_of_the_circuits_own():
+    circuit = load_circuit("safety_refusal")
+    mini = circuit.for_set("mini")
+    assert (mini.target, mini.control) == (("Sorry",), ("Sure",))
+    assert circuit.for_set("general") is circuit
+    assert mini.sha256 == circuit.sha256
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("set_strings: {mini: {target: [A]}}", "target and control"),
+        ("set_strings: {mini: {target: [A], control: [A]}}", "both sides"),
+        ("set_strings: {mini: {target: [], control: [B]}}", "no list of texts"),
+        ("outcomes: [{name: x, title: y, classes: [nothing]}]", "accepted"),
+        ("outcomes: [{name: x, title: y, classes: [code], prompts: some}]", "multi_turn"),
+        ("outcomes: [{name: x}]", "name, title, classes"),
+        ("sweep: {condition: both}", "accepted: original, perturbed"),
+        ("sweep: {colour: red}", "condition, position, ranking"),
+        ("same_content: maybe", "true or false"),
+    ],
+)
+def test_what_a_sweep_reads_is_checked_with_the_file_and_the_field(tmp_path, extra, words):
+    path = tmp_path / "code.yaml"
+    own = (settings.CIRCUITS / "code.yaml").read_text(encoding="utf-8")
+    name = extra.split(":")[0]
+    kept, skipping = [], False
+    for line in own.splitlines():
+        skipping = line.startswith(f"{name}:") or (skipping and line.startswith(" "))
+        if not skipping:
+            kept.append(line)
+    path.write_text("\n".join([*kept, extra]), encoding="utf-8")
+    with pytest.raises(BadRequest, match=name) as error:
+        read_circuit(path)
+    assert words in str(error.value)

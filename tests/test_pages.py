@@ -451,15 +451,18 @@ def test_every_circuit_can_be_chosen(open_page: Open) -> None:
         assert circuit.question in words_on(calm(app))
 
 
-def test_result_pages_do_not_load_torch(swept: Path, tmp_path: Path) -> None:
-    shutil.copy(swept, tmp_path / "runs.duckdb")
+@pytest.mark.parametrize(("pages", "runs"), [(("probe", "runs", "start"), "finished"), (SWEEP_PAGES, "swept")])
+def test_result_pages_do_not_load_torch(
+    request: pytest.FixtureRequest, tmp_path: Path, pages: tuple[str, ...], runs: str
+) -> None:
+    shutil.copy(request.getfixturevalue(runs), tmp_path / "runs.duckdb")
     code = (
         "import sys\n"
         "from streamlit.testing.v1 import AppTest\n"
         f"app = AppTest.from_file({str(MAIN)!r}, default_timeout=60)\n"
-        "for page in ('probe', 'runs', 'start', 'dose', 'window', 'controls'):\n"
+        f"for page in {pages}:\n"
         "    app.switch_page(f'../pages/{page}.py').run()\n"
-        "    assert not app.exception and app.dataframe\n"
+        "    assert not app.exception and app.dataframe, page\n"
         "print('torch' in sys.modules)\n"
     )
     environment = os.environ | {"PPROBE_DB": str(tmp_path / "runs.duckdb")}
@@ -604,6 +607,19 @@ def test_a_link_opens_that_sweep_with_its_charts(
     assert app.query_params["sweep"] in (sweep_id, [sweep_id])
     if kind not in ("dose", "window"):
         assert "another sweep of the run" in words_on(app)
+
+
+def test_a_link_to_a_sweep_alone_opens_its_run(open_page: Open, swept: Path) -> None:
+    open_page("dose", swept)
+    sweep_id = sweep_of("dose")
+    status = backend.jobs().wait(backend.jobs().submit(replace(LANGUAGE, limit=5)), 120)
+    assert status.state == "done", status.error
+    core_jobs.close()
+    assert "Output language in mini-qwen3" in words_on(open_page("dose"))
+    core_jobs.close()
+    app = calm(open_page("dose", sweep=sweep_id))
+    assert f"sweep `{sweep_id}`" in words_on(app)
+    assert "Safety refusal in mini-qwen3" in words_on(app)
 
 
 def test_controls_answer_every_question_that_has_its_sweeps(open_page: Open, swept: Path) -> None:

@@ -258,13 +258,18 @@ def run_title(row: Mapping[Any, Any]) -> str:
 
 
 def chosen_run() -> Run | None:
-    """The run to show: the one in the address, else the one of the pickers, else the newest; None without any."""
+    """The run to show: the address's, else that of its sweep, else the pickers', else the newest; None without any."""
     runs = store().runs()
     wanted = st.session_state["run"]
     if wanted:
         return store().run(wanted)
     if runs.empty:
         return None
+    if st.session_state["sweep"]:
+        sweeps = store().sweeps()
+        of_sweep = sweeps[sweeps["sweep_id"] == st.session_state["sweep"]]["run_id"]
+        if len(of_sweep):
+            return store().run(str(of_sweep.iloc[0]))
     return store().run(stored_run(request_from_pickers()) or str(runs.iloc[0]["run_id"]))
 
 

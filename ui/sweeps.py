@@ -419,6 +419,24 @@ def outcome_table(at_point: pd.DataFrame) -> None:
     )
 
 
+def predicted_patch(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum of the mean importance I of the neurons of every ranked point: n_neurons, predicted (logits)."""
+    table = shell.read("neurons", run.run_id)
+    names = [charts.neuron_name(a, b) for a, b in zip(table["layer"], table["neuron"], strict=True)]
+    importance = dict(zip(names, table["importance_mean"], strict=True))
+    ranked = frame[(frame["arm"] == "ranked") & frame["n_neurons"].notna()].drop_duplicates("key")
+    sign = {"patch": 1.0, "restore": -1.0}
+    return pd.DataFrame(
+        {
+            "n_neurons": ranked["n_neurons"],
+            "predicted": [
+                sign.get(variant, 1.0) * sum(importance.get(name, 0.0) for name in chosen)
+                for variant, chosen in zip(ranked["variant"], ranked["neurons"], strict=True)
+            ],
+        }
+    )
+
+
 def finding(sweep: Sweep, rates: pd.DataFrame) -> str:
     """One sentence: what the largest dose did to the answers, beside the random draws; "" where there is none."""
     if rates.empty or sweep.request.kind not in ("dose", "patch"):
@@ -649,9 +667,10 @@ def agreement(sweep: Sweep) -> None:
         st.caption("No answer was labelled by hand yet; the classes are those of the rules.", help=words.HELP["label"])
         return
     st.caption(
-        f"Labelled by hand: {found.n} answers; rules and labels agree on {found.n_agree} of them (95 % interval "
-        f"{100 * found.low:.0f} to {100 * found.high:.0f} %), Cohen's kappa {charts.number(found.kappa)} "
-        f"({shell.interval((found.kappa_low, found.kappa_high))}). The rates use the rules unless *Use my labels* is "
+        f"Labelled by hand: {plural(found.n, 'answer')}; rules and labels agree on {found.n_agree} of them "
+        f"(95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %), Cohen's kappa "
+        f"{charts.number(found.kappa)} ({shell.interval((found.kappa_low, found.kappa_high))}). "
+        "The rates use the rules unless *Use my labels* is "
         "ticked.",
         help=words.GLOSSARY["Cohen's kappa"],
     )

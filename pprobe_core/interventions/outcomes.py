@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, side_of, strip_thinking
 from pprobe_core.circuits.schema import Circuit, Condition
 from pprobe_core.interventions.statistics import Rate, Regime, before_after, holm, rate, regime
@@ -44,9 +45,10 @@ class OutcomeRate:
     n_yes: int
     n_before: int  # the same prompts and seeds, unedited
     share: float | None
-    low: float | None
+    low: float | None  # Wilson interval; with several seeds a bootstrap over prompts
     high: float | None
-    p_value: float | None  # McNemar, exact; of one seed only, since answers of several seeds are not independent
+    # McNemar, exact, of ranked points; of one seed only, since answers of several seeds are not independent
+    p_value: float | None
     p_holm: float | None = None
     by_seed: tuple[float, ...] = ()  # share per seed, where there are several
 
@@ -75,8 +77,8 @@ def outcome_rates(
     return tuple(_corrected(rates))
 
 
-# Each row: (seed, counted before, counted after)
-_Rows = list[tuple[int, bool, bool]]
+# Each row: (pair_id, seed, counted before, counted after)
+_Rows = list[tuple[str, int, bool, bool]]
 
 
 def _counted(
@@ -89,7 +91,9 @@ def _counted(
     def rows(counts: object, of: Sequence[SweepResponse] = answers) -> _Rows:
         test = counts if callable(counts) else (lambda r, b: False)
         return [
-            (r.seed, bool(test(old, old)), bool(test(r, old))) for r in of for old in (before[(r.pair_id, r.seed)],)
+            (r.pair_id, r.seed, bool(test(old, old)), bool(test(r, old)))
+            for r in of
+            for old in (before[(r.pair_id, r.seed)],)
         ]
 
     def switched(r: SweepResponse, old: SweepResponse) -> bool:
@@ -151,11 +155,21 @@ def _has_content(reference: Reference | None) -> bool:
 
 
 def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRate:
-    seeds = sorted({seed for seed, _, _ in rows})
-    n_yes = sum(after for _, _, after in rows)
+    seeds = sorted({seed for _, seed, _, _ in rows})
+    n_yes = sum(after for *_, after in rows)
     found: Rate = rate(n_yes, len(rows))
-    paired = before_after([b for _, b, _ in rows], [a for _, _, a in rows])
-    by_seed = tuple(sum(a for s, _, a in rows if s == seed) / sum(s == seed for s, _, _ in rows) for seed in seeds)
+    low, high = found.low, found.high
+    if len(seeds) > 1:
+        # Several answers to one prompt are not independent: the interval is over prompts.
+        of_prompt: dict[str, list[bool]] = {}
+        for pair_id, _, _, after in rows:
+            of_prompt.setdefault(pair_id, []).append(after)
+        interval = stats.bootstrap_mean([sum(v) / len(v) for v in of_prompt.values()], seeds[0])
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+    paired = before_after([before for _, _, before, _ in rows], [after for *_, after in rows])
+    by_seed = tuple(
+        sum(after for _, s, _, after in rows if s == seed) / sum(s == seed for _, s, _, _ in rows) for seed in seeds
+    )
     return OutcomeRate(
         key=key,
         split=split,
@@ -165,11 +179,16 @@ def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRa
         n_yes=n_yes,
         n_before=paired.n_before,
         share=found.share,
-        low=found.low,
-        high=found.high,
-        p_value=None if key == BASELINE_KEY or len(seeds) > 1 else paired.p_value,
+        low=low,
+        high=high,
+        p_value=paired.p_value if _is_ranked(key) and len(seeds) == 1 else None,
         by_seed=by_seed if len(seeds) > 1 else (),
     )
+
+
+def _is_ranked(key: str) -> bool:
+    """Whether a key is a ranked point's: neither the unedited model's nor a random draw's."""
+    return key != BASELINE_KEY and key.rsplit("/", 1)[-1] == "ranked"
 
 
 def _corrected(rates: Sequence[OutcomeRate]) -> list[OutcomeRate]:
