@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pprobe_core import jobs  # noqa: E402
+from pprobe_core.circuits.library import load_circuit  # noqa: E402
+from pprobe_core.interventions.requests import default_request  # noqa: E402
+from pprobe_core.interventions.types import SweepKind  # noqa: E402
 from pprobe_core.probing.types import ProbeRequest  # noqa: E402
 from tests.test_browser import launch  # noqa: E402
 
@@ -32,6 +35,14 @@ REQUESTS = (
     ProbeRequest(model="mini-qwen3", circuit="language"),
     ProbeRequest(model="mini-qwen3-base", circuit="safety_refusal"),
     ProbeRequest(model="mini-qwen3", circuit="safety_refusal"),
+)
+# Sweeps of the shipped model's runs: circuit, kind, whether answers are read.
+SWEEPS: tuple[tuple[str, SweepKind, bool], ...] = (
+    ("safety_refusal", "heads", False),
+    ("safety_refusal", "layers", False),
+    ("safety_refusal", "held", False),
+    ("safety_refusal", "dose", True),
+    ("language", "window", True),
 )
 
 
@@ -52,11 +63,15 @@ def main() -> None:
             take(browser, f"{url}/", out / "start.png", 1280, 1500, "light")
             take(browser, probe, out / "probe.png", 1440, None, "light")
             take(browser, probe, out / "probe-dark.png", 1440, 1400, "dark")
+            language = runs["mini-qwen3", "language"]
+            take(browser, probe.replace("/probe", "/dose"), out / "dose.png", 1440, None, "light")
+            take(browser, f"{url}/window?run={language}", out / "window.png", 1440, None, "light")
+            take(browser, probe.replace("/probe", "/controls"), out / "controls-dark.png", 1440, None, "dark")
             take(browser, f"{url}/runs", out / "runs.png", 1280, None, "light")
 
 
 def compute(path: Path) -> dict[tuple[str, str], str]:
-    """Run the probes the pictures show: (model, circuit) -> run_id."""
+    """Run the probes and sweeps the pictures show: (model, circuit) -> run_id."""
     queue = jobs.shared(path)
     found = {}
     for request in REQUESTS:
@@ -64,6 +79,11 @@ def compute(path: Path) -> dict[tuple[str, str], str]:
         if status.run_id is None:
             sys.exit(f"{request.circuit} on {request.model} did not finish: {status.error}")
         found[request.model, request.circuit] = status.run_id
+    for name, kind, answers in SWEEPS:
+        sweep = default_request(load_circuit(name), found["mini-qwen3", name], kind, responses=answers)
+        status = queue.wait(queue.submit(sweep))
+        if status.sweep_id is None:
+            sys.exit(f"The sweep {kind} of {name} did not finish: {status.error}")
     jobs.close()
     return found
 

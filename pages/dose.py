@@ -127,7 +127,7 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
             shell.figure(response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
     with right:
         shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
-    sweeps.outcome_table(rates[rates["key"] == key])
+    sweeps.outcome_table(sweep, key)
     sweeps.agreement(sweep)
     sweeps.before_after(run, sweep, circuit, key, "dose")
 

@@ -130,7 +130,7 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         with left:
             shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
         with right:
-            sweeps.outcome_table(rates[rates["key"] == key])
+            sweeps.outcome_table(sweep, key)
         sweeps.agreement(sweep)
         sweeps.before_after(run, sweep, circuit, key, "window")
 

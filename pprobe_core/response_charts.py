@@ -188,7 +188,7 @@ def class_bars(rows: pd.DataFrame) -> Figure:
         "together. Broken means empty, repeating or noise, and never counts as compliance; rules can err, so read the "
         "texts.",
         f"Stacked bars of {len(order)} response classes for {', '.join(labels) or 'no answers'}.",
-        height=max(90, 56 * len(labels)),
+        height=110 + 46 * max(len(labels), 1),  # legend, axis and title stand inside the height
     )
 
 

@@ -264,10 +264,10 @@ def collateral(
     here = here.assign(size=here["delta_mean"].abs()).sort_values(["size", "name"], ascending=[False, True])
     here["label"] = here["name"].map(circuit_words)
     drawn = pd.concat([own, here], ignore_index=True) if len(own) else here.reset_index(drop=True)
-    drawn["kind"] = np.where(drawn["own"].astype(bool), "Edited circuit", "Other circuits")
+    drawn["kind"] = np.where(drawn["own"].astype(bool), "Edited", "Others")
     shown = drawn.dropna(subset=["delta_mean"])
     order = list(drawn["label"])
-    domain = ["Edited circuit", "Other circuits", "Random draws"]
+    domain = ["Edited", "Others", "Random"]
     y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, grid=False))
     x = alt.X("delta_mean:Q", title="Change of the logit difference (logits)", scale=alt.Scale(padding=12))
     base = alt.Chart(shown).encode(y=y)
@@ -283,7 +283,7 @@ def collateral(
         alt.Tooltip("n:Q", title="Prompts"),
     ]
     ranges = (
-        alt.Chart(drawn.dropna(subset=["random_low"]).assign(kind="Random draws"))
+        alt.Chart(drawn.dropna(subset=["random_low"]).assign(kind="Random"))
         .mark_bar(height=16, opacity=0.4)
         .encode(y=y, x=alt.X("random_low:Q"), x2="random_high:Q", color=colour)
     )
@@ -498,7 +498,7 @@ def _own_change(points: pd.DataFrame | None, group: str, circuit: str | None, sp
     where = split if (ranked["split"] == split).any() else "discovery"
     row = ranked[ranked["split"] == where].iloc[0]
     draws = rows[(rows["arm"] == "random") & (rows["split"] == where)]["delta_mean"].dropna()
-    name = circuit_words(circuit) if circuit else "Edited circuit"
+    name = circuit_words(circuit) if circuit else "Edited"
     return pd.DataFrame(
         [
             {

@@ -551,7 +551,8 @@ def _map(cells: pd.DataFrame, colour: alt.Color, tooltip: list[alt.Tooltip], for
 
 
 def _map_height(cells: pd.DataFrame) -> int:
-    return int(np.clip(44 * cells["strength"].nunique() + 20, 120, 460))
+    # Legend, axis and title stand inside the height.
+    return int(np.clip(44 * cells["strength"].nunique() + 130, 220, 560))
 
 
 def _gradient(title: str, form: str) -> alt.Legend:

@@ -243,9 +243,10 @@ def test_the_main_path(page: Page) -> None:
 
 
 def pick(page: Page, label: str, option: str, place: int) -> None:
-    """Choose in the picker of this label and place, where several have the same label."""
+    """Choose in the picker of this label and place, in the middle of the page: an open list closes when it scrolls."""
     box = page.get_by_role("combobox", name=label).nth(place)
-    box.scroll_into_view_if_needed()
+    box.evaluate("element => element.scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(500)
     box.click()
     page.get_by_role("option", name=option).click()
     settled(page)
@@ -300,8 +301,10 @@ def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> Non
     # A label is stored: it is there again after a reload.
     pick(page, "Your label", "Warns and answers", 1)
     expect(page.get_by_text("Labelled by hand: 1 answer")).to_be_visible()
-    page.locator(".st-key-job_panel").get_by_role("link", name="Open result").click()
-    page.wait_for_url(re.compile(r"/dose\?.*sweep=[0-9a-f]{12}"))
+    link = page.locator(".st-key-job_panel").get_by_role("link", name="Open result").get_attribute("href") or ""
+    assert re.fullmatch(r"dose\?run=[0-9a-f]{12}&sweep=[0-9a-f]{12}", link.rpartition("/")[2])
+    page.goto(f"/{link.rpartition('/')[2]}")
+    expect(page.get_by_role("heading", name="What the answers do")).to_be_visible(timeout=PATIENCE)
     settled(page)
     page.reload()
     expect(page.get_by_role("heading", name="What the answers do")).to_be_visible(timeout=PATIENCE)

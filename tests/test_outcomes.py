@@ -157,7 +157,7 @@ def test_the_best_place_is_chosen_on_discovery_and_told_from_held_out_prompts() 
     assert [c.met for c in found.conditions] == [True, True, True]
     assert "expected to work. It did: after layer 0" in found.sentence
     assert "9 of 12 held-out" in found.sentence
-    assert "random directions 0 to 0 %" in found.sentence
+    assert "random directions 0 %)" in found.sentence
 
 
 def test_random_directions_that_do_as_much_deny_the_success() -> None:

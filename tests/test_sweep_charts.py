@@ -388,7 +388,7 @@ def test_colours_keep_their_meaning(name: str) -> None:
         "Neurons": charts.FFN,
         "Attention": charts.ATTENTION,
         "Attention heads": charts.ATTENTION,
-        "Edited circuit": charts.RANKED,
+        "Edited": charts.RANKED,
         "Later attention held": charts.ATTENTION,
         "Later FFNs held": charts.FFN,
     }

@@ -14,7 +14,7 @@ from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions import outcomes
 from pprobe_core.interventions.requests import default_request
-from pprobe_core.interventions.steering import Steering, steering
+from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import BASELINE_KEY, SWEEP_RANKINGS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
@@ -390,19 +390,31 @@ def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
     return pd.DataFrame(parts, columns=["when", "class_title", "side", "n"])
 
 
-def outcome_table(at_point: pd.DataFrame) -> None:
-    """Every rate at one point: before, after, interval and McNemar's test, per split."""
+def outcome_table(sweep: Sweep, key: str) -> None:
+    """Every rate at one point: before, after, interval and McNemar's test, per split; by labels too, once there are."""
+    at_point = rates(sweep)
+    at_point = at_point[at_point["key"] == key]
+    has_labels = bool(answers(sweep)["label"].notna().any())
+    if has_labels:
+        mine = rates(sweep, use_labels=True)
+        mine = mine[mine["key"] == key].rename(columns={"share": "labelled"})[["outcome", "split", "labelled"]]
+        at_point = at_point.merge(mine, on=["outcome", "split"], how="left")
     order = {split: place for place, split in enumerate(EMPTY_SPLITS)}
     at_point = at_point.sort_values("split", key=lambda splits: splits.map(order), kind="stable")
     rows = at_point.assign(
         split=at_point["split"].map(words.SPLITS).fillna(at_point["split"]),
         before=100 * at_point["n_before"] / at_point["n"],
         after=100 * at_point["share"],
-        interval=[f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in at_point[["low", "high"]].to_numpy()],
+        interval=[
+            "–" if pd.isna(low) or pd.isna(high) else f"{100 * low:.0f} to {100 * high:.0f} %"
+            for low, high in zip(at_point["low"], at_point["high"], strict=True)
+        ],
+        labelled=100 * at_point["labelled"] if has_labels else None,
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    columns = ["title", "split", "n", "before", "after", "interval", "labelled", "p_holm"]
     st.dataframe(
-        rows[["title", "split", "n", "before", "after", "interval", "p_holm"]],
+        rows[[name for name in columns if name != "labelled" or has_labels]],
         hide_index=True,
         height=230,
         key="outcome_table",
@@ -413,7 +425,8 @@ def outcome_table(at_point: pd.DataFrame) -> None:
             "n": number("n", help="Answers.", width=44),
             "before": number("Before", format="%.0f %%", help="Share without the edit.", width=64),
             "after": number("After", format="%.0f %%", help="Share with the edit.", width=60),
-            "interval": text("95 %", help="Wilson interval of the share after.", width=90),
+            "interval": text("95 %", help="Interval of the share after (Wilson; over prompts with seeds).", width=90),
+            "labelled": number("By labels", format="%.0f %%", help="Share after, with your labels.", width=70),
             "p_holm": number("p, Holm", format="%.3f", help=words.GLOSSARY["McNemar's test"]),
         },
     )
@@ -448,7 +461,7 @@ def finding(sweep: Sweep, rates: pd.DataFrame) -> str:
         return ""
     last = ranked.iloc[-1]
     random = changed[(changed["arm"] == "random") & (changed["group"] == last["group"])]["share"]
-    beside = f"; random neurons {100 * random.min():.0f} to {100 * random.max():.0f} %" if len(random) else ""
+    beside = f"; random neurons {percent_range(random.min(), random.max())}" if len(random) else ""
     n = int(last["n_neurons"])
     what = "switched off" if sweep.request.kind == "dose" else "given the other prompt's values"
     return (
@@ -456,6 +469,33 @@ def finding(sweep: Sweep, rates: pd.DataFrame) -> str:
         f"ranking), {100 * last['share']:.0f} % of the {int(last['n'])} {words.SPLITS[split].lower()} answers change "
         f"class (95 % interval {100 * last['low']:.0f} to {100 * last['high']:.0f} %{beside})."
     )
+
+
+def _against_the_verdict(run: Run, known: pd.DataFrame) -> str:
+    """A sentence where the test of the neurons says otherwise than the reading of the two passes; else ""."""
+    structure = str((run.summary.get("verdict") or {}).get("structure"))
+    found = []
+    for sweep_id in known[known["kind"] == "dose"]["sweep_id"]:
+        sweep = shell.store().sweep(str(sweep_id))
+        table = rates(sweep) if sweep.summary.get("generation") else pd.DataFrame()
+        if table.empty:
+            continue
+        at = table[(table["outcome"] == "switched") & (table["split"] == splits_of(table)[0])]
+        found.append((at[at["arm"] == "ranked"]["low"].max(), at[at["arm"] == "random"]["share"].max()))
+    if not found:
+        return ""
+    moves = any(low > (0.0 if pd.isna(random) else random) for low, random in found)
+    if structure == "routing" and moves:
+        return (
+            "That is more than the reading above expects of a routing circuit: FFN/Skip alone proves nothing, and the "
+            "test counts."
+        )
+    if structure == "opposition" and not moves:
+        return (
+            "That is less than the reading above expects of an opposition circuit: these neurons, as ranked, change no "
+            "more answers than random ones."
+        )
+    return ""
 
 
 def tested(run: Run) -> None:
@@ -474,6 +514,8 @@ def tested(run: Run) -> None:
             if text:
                 sentences.append(text)
                 break
+    if remark := _against_the_verdict(run, known):
+        sentences.append(remark)
     with st.container(border=True, key="tested"):
         st.markdown("**What happened when it was tested.**" if sentences else "**Nothing was tested in this run yet.**")
         for sentence in sentences:

@@ -105,6 +105,12 @@ def linear_representability(sweep_summary: Mapping[str, Any]) -> SteeringConditi
     return SteeringCondition("linear", title, best["accuracy"] >= MIN_SEPARABILITY and best["low"] > 0.5, text)
 
 
+def percent_range(low: float, high: float) -> str:
+    """Two shares as "20 to 40 %", or one number where they do not differ."""
+    ends = [f"{100 * end:.0f}" for end in (low, high)]
+    return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
+
+
 def _expectation(conditions: Sequence[SteeringCondition]) -> str:
     missing = [c.title for c in conditions if not c.met]
     if not missing:
@@ -134,7 +140,7 @@ def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:
         and coordinates[r.key].arm == "random"
         and coordinates[r.key].group.rsplit("/", 1)[0] == group
     ]
-    beside = f", random directions {100 * min(random):.0f} to {100 * max(random):.0f} %" if random else ""
+    beside = f", random directions {percent_range(min(random), max(random))}" if random else ""
     did = "It did" if (shown.share or 0.0) >= WORKS and max(random, default=0.0) < (shown.low or 0.0) else "It did not"
     where = f"after layer {place.layer}" if place.layer is not None else "in that band of layers"
     what = "switch and still give the right answer" if outcome == KEPT else "switch"
