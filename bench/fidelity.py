@@ -1,6 +1,6 @@
 """Which ranking of neurons to trust for which question: every ranking against the effect of every single neuron.
 
-    python bench/fidelity.py [--json FILE|-] [--model M] [--circuits a,b] [--prompts SET] [--heldout N]
+    python bench/fidelity.py [--json [FILE|-]] [--model M] [--circuits a,b] [--prompts SET] [--heldout N]
                              [--all-positions N]
 
 Truth: each neuron of the model alone is switched off (at the decision position, and at all positions), and alone is
@@ -289,7 +289,7 @@ def show(row: dict[str, Any]) -> None:
 def main() -> int:
     """Measure the circuits and print tables; --json also writes everything, costs included."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", help="file for the numbers, or - for the output")
+    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
     parser.add_argument("--model", default="mini-qwen3")
     parser.add_argument("--circuits", default="safety_refusal", help="separated by commas, or all")
     parser.add_argument("--prompts", default="mini")

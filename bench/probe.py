@@ -1,6 +1,6 @@
 """The two-pass probe against plain forward passes of the same tokens.
 
-    python bench/probe.py [--json] [--repeats N] [--large-repeats N] [--only mini|large]
+    python bench/probe.py [--json [FILE|-]] [--repeats N] [--large-repeats N] [--only mini|large]
 
 32 prompt pairs. `probe`: capture of both prompts, scores, statistics and verdict (no generation). `plain`: the same
 padded batches through the same model, logits of the last position, no hooks and no scores. Repetitions are interleaved,
@@ -208,9 +208,9 @@ def measure(loaded: LoadedModel, prepared: Prepared, request: ProbeRequest, repe
 
 
 def main() -> int:
-    """Measure both models and print a table, or one JSON object."""
+    """Measure both models and print a table, or one JSON object instead; with a file, both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
     parser.add_argument("--repeats", type=int, default=15, help="repetitions with the shipped model")
     parser.add_argument("--large-repeats", type=int, default=3, help="repetitions with the model of 0.6B shape")
     parser.add_argument("--only", choices=("mini", "large"))
@@ -223,9 +223,12 @@ def main() -> int:
                 rows.append({"case": name} | measure(*build(), repeats))
             except PprobeError as error:
                 rows.append({"case": name, "skipped": str(error)})
-    if args.json:
-        print(json.dumps({"bench": "probe", "rows": rows}))
+    text = json.dumps({"bench": "probe", "rows": rows})
+    if args.json == "-":
+        print(text)
         return 0
+    if args.json:
+        Path(args.json).write_text(text, "utf-8")
     columns = {
         "plain s": ("plain_seconds", ".3f"),
         "probe s": ("probe_seconds", ".3f"),

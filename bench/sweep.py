@@ -1,13 +1,13 @@
 """A sweep at the decision position against the ways it could be done with hooks alone, on the same edits and prompts.
 
-    python bench/sweep.py [--json] [--only mini|large] [--edits N] [--prompts N] [--length N] [--repeats N]
+    python bench/sweep.py [--json [FILE|-]] [--only mini|large] [--edits N] [--prompts N] [--length N] [--repeats N]
 
 Ways, all measured per edit and prompt in the same process: `one by one`, a full forward with hooks per edit and prompt;
 `full batches`, full forwards of many edits and prompts; `copied`, last tokens over a cache copied per row; `shared`,
 last tokens over one cache (what the product uses where it can), with the prefill and without it; `matmul`, the bare
 matrix products of that many last tokens and nothing else. Slow ways are timed on a part of the points (`n_timed`) and
-scaled. Each way's numbers are compared with those of `one by one`. TransformerLens and nnsight are no dependencies:
-`one by one` is the same computation with fewer hooks. Times are processor seconds.
+scaled. Each way's numbers are compared with those of `one by one`. TransformerLens and nnsight are no dependencies;
+where they are installed, `one by one` is also done with them (sweep_others.py). Times are processor seconds.
 """
 
 import argparse
@@ -26,13 +26,14 @@ import torch
 from torch import nn
 
 from bench.probe import large
+from bench.sweep_others import other_ways, versions
 from pprobe_core.errors import PprobeError
 from pprobe_core.interventions.edits import Edits, Neuron, Scale
 from pprobe_core.interventions.evaluator import EvalPrompt, Evaluator, Method
 from pprobe_core.models.loading import LoadedModel, load_model
 
 N_NEURONS = 20  # switched off by each edit
-# Points timed of one by one (prompts, edits) and of full batches (prompts, edits); the rest is scaled.
+# Points timed one by one, with whatever library, and in full batches, each (prompts, edits); the rest is scaled.
 SLOW_PARTS = {"mini": ((4, 6), (2, 150)), "large": ((2, 2), (1, 32))}
 
 
@@ -114,11 +115,15 @@ def measure(case: str, loaded: LoadedModel, n_edits: int, n_prompts: int, length
     def note(way: str, spent: float, part: float = 1.0) -> None:
         seconds.setdefault(way, []).append(spent / part)
 
+    others, skipped = other_ways(loaded, edits[0], prompts[0])  # empty where no library is installed
     multiply()
     by_evaluator("shared")(loaded, edits[:2], prompts[:2])  # libraries and threads start outside the measurement
     for _ in range(repeats):
         spent, found["one by one"] = timed(lambda: one_by_one(loaded, singles[1], singles[0]))
         note("one by one", spent, len(singles[0]) * len(singles[1]) / total)
+        for way, run in others.items():
+            spent, found[way] = timed(lambda r=run: r(singles[1], singles[0]))
+            note(way, spent, len(singles[0]) * len(singles[1]) / total)
         spent, found["full batches"] = timed(lambda: by_evaluator("full")(loaded, batches[1], batches[0]))
         note("full batches", spent, len(batches[0]) * len(batches[1]) / total)
         ways: tuple[Method, ...] = ("copied", "shared")
@@ -143,7 +148,10 @@ def measure(case: str, loaded: LoadedModel, n_edits: int, n_prompts: int, length
         "n_prompts": n_prompts,
         "length": length,
         "repeats": repeats,
-        "n_timed": {"one by one": len(singles[0]) * len(singles[1]), "full batches": len(batches[0]) * len(batches[1])},
+        "n_timed": {way: len(singles[0]) * len(singles[1]) for way in ("one by one", *others)}
+        | {"full batches": len(batches[0]) * len(batches[1])},
+        "skipped_ways": skipped,
+        "versions": versions(),
         "seconds": median,
         "times_faster_than_one_by_one": median["one by one"] / median["shared"],
         "times_faster_than_full_batches": median["full batches"] / median["shared"],
@@ -158,9 +166,9 @@ def measure(case: str, loaded: LoadedModel, n_edits: int, n_prompts: int, length
 
 
 def main() -> int:
-    """Measure both models and print a table, or one JSON object."""
+    """Measure both models and print a table, or one JSON object instead; with a file, both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
     parser.add_argument("--only", choices=("mini", "large"))
     parser.add_argument("--model", default="mini-qwen3", help="shipped id or folder measured as `mini`")
     parser.add_argument("--edits", type=int, default=150)
@@ -181,20 +189,25 @@ def main() -> int:
             rows.append({"case": case} | measure(case, loaded, args.edits, n_prompts, args.length, repeats))
         except PprobeError as error:
             rows.append({"case": case, "skipped": str(error)})
-    if args.json:
-        print(json.dumps({"bench": "sweep", "rows": rows}))
+    text = json.dumps({"bench": "sweep", "rows": rows})
+    if args.json == "-":
+        print(text)
         return 0
+    if args.json:
+        Path(args.json).write_text(text, "utf-8")
     for row in rows:
         if "skipped" in row:
             print(f"{row['case']}: skipped: {row['skipped']}")
             continue
         size = f"{row['n_edits']} edits x {row['n_prompts']} prompts of {row['length']} tokens"
-        print(f"{row['case']} ({row['model']}): {size}")
-        print(f"  {'way':24}{'seconds':>10}{'x matmul':>10}{'largest difference':>22}")
+        print(f"{row['case']} ({row['model']}): {size}; {', '.join(map(' '.join, row['versions'].items()))}")
+        print(f"  {'way':36}{'seconds':>10}{'x matmul':>10}{'largest difference':>22}")
         for way, value in row["seconds"].items():
             difference = row["largest_difference"].get(way.removesuffix(", with prefill"))
             shown = "" if difference is None else f"{difference:.1e}"
-            print(f"  {way:24}{value:10.3f}{row['times_of_matrix_products'][way]:10.2f}{shown:>22}")
+            print(f"  {way:36}{value:10.3f}{row['times_of_matrix_products'][way]:10.2f}{shown:>22}")
+        for way, reason in row["skipped_ways"].items():
+            print(f"  {way:36}skipped: {reason}")
         print(
             f"  shared: {row['times_faster_than_one_by_one']:.0f} times faster than one by one, "
             f"{row['times_faster_than_full_batches']:.0f} times faster than full batches; with the prefill counted "

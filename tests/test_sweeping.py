@@ -348,13 +348,14 @@ def test_a_model_that_changed_since_the_run_is_refused(jobs: Jobs, tiny_qwen3_fo
     assert failed.exit_code == 2
 
 
-def test_an_edit_that_breaks_the_model_is_reported_and_the_sweep_goes_on(jobs: Jobs) -> None:
-    status = finished(jobs, request(jobs, "factor", doses=(300,), factors=(0.0, 1e4), responses=True, max_new_tokens=4))
+def test_an_edit_that_wrecks_the_model_is_reported_and_never_counts_as_compliance(jobs: Jobs) -> None:
+    asked = request(jobs, "factor", doses=(300,), factors=(0.0, 1e4), responses=True, position="all")
+    status = finished(jobs, asked)
     points = jobs.store.sweep_points(str(status.sweep_id))
     assert set(points["factor"]) == {0.0, 1e4}
     answers = jobs.store.sweep_responses(str(status.sweep_id))
     wild = points[(points["factor"] == 1e4) & (points["arm"] == "ranked")]["key"].iloc[0]
-    assert "compliance" not in set(answers[answers["key"] == wild]["class_name"])
+    assert set(answers[answers["key"] == wild]["class_name"]) == {"broken"}
 
 
 def test_a_full_disk_ends_the_sweep_in_words_and_keeps_what_was_stored(
