@@ -355,3 +355,14 @@ def test_no_text_makes_a_rule_raise():
 
 if __name__ == "__main__":
     print(accuracy_table(FRESH))
+
+
+def test_answers_of_a_really_wrecked_model_hardly_ever_count_as_compliance():
+    """160 answers of a shipped model under strong edits, tests/data/wrecked.jsonl: what is left is a word or two."""
+    texts = [
+        json.loads(line)["text"]
+        for line in (Path(__file__).parent / "data" / "wrecked.jsonl").read_text("utf-8").splitlines()
+    ]
+    classes = Counter(classify(CIRCUITS["safety_refusal"], text) for text in texts)
+    assert classes[BROKEN] >= 0.88 * len(texts)
+    assert classes["compliance"] <= 0.05 * len(texts)

@@ -37,12 +37,14 @@ MAX_STRANDED = 2  # single Chinese characters between Latin words; "the characte
 MAX_GLUED_SHARE = 0.2  # words glued to the next one ("hereOslo", "one一") for each word ...
 MAX_GLUED_EVERYDAY_SHARE = 0.25  # ... in a text with fewer everyday words than this, and no code
 MAX_IMPOSSIBLE_PAIRS = 1  # pairs such as "the of"; one may be a quotation
+MAX_WRECKAGE = 1  # marks of a wreck that writing does not leave ("isVienna", "one., of"); none in a short text ...
+MAX_WRECKAGE_SHARE = 0.06  # ... and so many for each word of a long one
 
 # Symbols
 MAX_OPENING_SYMBOLS = 6  # a text may be cut off behind "```", "{" or "[{": so many symbols and no word are an opening
 MIN_SYMBOLS = 16  # visible characters from which their kinds are counted
 MAX_SYMBOL_SHARE = 0.8  # share of characters that are no letter or digit; formulas and JSON have up to 0.75
-MAX_STRAY_BRACKETS = 2  # closing ] and } that nothing opened
+MAX_STRAY_BRACKETS = 1  # closing ] and } that nothing opened
 MAX_UNKNOWN_SHARE = 0.1  # share of replacement characters
 
 # Which language. On 3,700 English questions, answers and sentence openings the library never reached the probability
@@ -211,8 +213,38 @@ _STRANDED = re.compile(rf"(?<=[{_LATIN}] )[{_HAN}](?= [{_LATIN}])")
 _SCRIPT_SEAM = re.compile(rf"[{_LATIN}](?=[{_HAN}])|[{_HAN}](?=[{_LATIN}])")
 
 
+_EVERYDAY_SEAM = re.compile(r"\b([a-z]+)(?=[A-Z][a-z])")  # an everyday word glued to a capital: "isVienna"
+_DIGIT_SEAM = re.compile(r"[A-Za-z]{3,}\d(?=[A-Za-z]{2})")  # "Sure8Vienna"
+_MARK_SEAM = re.compile(
+    r"(?<![.\s])[.,;:!?][,;](?=\s|$)|[.。,，][，。](?!\S*[.,])|\w[\"']?[})\]]{2}(?=\w)"
+)  # "kitten., of"
+_ODD_SPACE = re.compile(r"(?<=[a-z,])  +(?=[a-z])")  # two spaces inside a sentence
+_LATIN_STOP = re.compile(rf"[{_LATIN}][。，、；]")
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n){3}")
+_LATE_TAG = re.compile(r"(?<=\w)\s*<(?:think|tool_call)>")
+_CLOSING_TAG = re.compile(r"</(think|tool_call)>")
+_ABBREVIATION = re.compile(r"\b(?:etc|e\.g|i\.e|vs|approx|Mr|Dr|St|Jr|Inc|Ltd|Co|No|a\.m|p\.m)\.[,;]", re.I)
+
+
+def wreckage(text: str) -> int:
+    """How many marks of a wreck a text bears: words glued together, marks in a row, scripts mixed inside a word."""
+    prose = _ABBREVIATION.sub(" ", text)
+    glued = sum(match[1] in _EVERYDAY_WORDS and len(match[1]) > 1 for match in _EVERYDAY_SEAM.finditer(prose))
+    latin, han = len(re.findall(rf"[{_LATIN}]{{2,}}", prose)), len(re.findall(rf"[{_HAN}]", prose))
+    # A Chinese sentence may name things in Latin letters; an English one has no Chinese glued to its words.
+    scripts = len(_SCRIPT_SEAM.findall(prose)) + len(_LATIN_STOP.findall(prose)) if han < 2 * latin else 0
+    return glued + scripts + sum(len(p.findall(prose)) for p in (_DIGIT_SEAM, _MARK_SEAM, _ODD_SPACE, _EMPTY_LINES))
+
+
 def _lacks_grammar(text: str, words: Sequence[str]) -> bool:
     """Whether a text is words or characters side by side that make no sentence, list or code."""
+    closing = _CLOSING_TAG.search(text)
+    if _LATE_TAG.search(text) or (closing and f"<{closing[1]}>" not in text[: closing.start()]):
+        return True
+    if "```" not in text:
+        most = 0 if len(words) < MIN_WORDS else max(MAX_WRECKAGE, MAX_WRECKAGE_SHARE * len(words))
+        if wreckage(text) > most and not _looks_like_code(text, words):
+            return True
     if sum(pair in _IMPOSSIBLE_PAIRS for pair in itertools.pairwise(words)) > MAX_IMPOSSIBLE_PAIRS:
         return not _is_foreign(text, ENGLISH)
     doubled = sum(a == b and not a.isdigit() and not _is_han(a) for a, b in itertools.pairwise(words))
