@@ -161,9 +161,21 @@ def choose(page: Page, label: str, option: str) -> None:
     settled(page)
 
 
-def tick_row(table: Locator, row: int) -> None:
-    table.scroll_into_view_if_needed()
-    table.click(position={"x": 18, "y": ROW_HEIGHT * row + ROW_HEIGHT * 1.5})
+def tick_row(table: Locator, row: int, enables: Locator | None = None) -> None:
+    """Tick a row of a table drawn on a canvas; `enables` is a button that the tick enables, else the tick is repeated.
+
+    A canvas that was just drawn anew may not take the first click.
+    """
+    for _ in range(5):
+        table.scroll_into_view_if_needed()
+        table.click(position={"x": 18, "y": ROW_HEIGHT * row + ROW_HEIGHT * 1.5})
+        if enables is None:
+            return
+        try:
+            expect(enables).to_be_enabled(timeout=5_000)
+        except AssertionError:
+            continue
+        return
 
 
 def test_the_main_path(page: Page) -> None:
@@ -226,7 +238,8 @@ def test_the_main_path(page: Page) -> None:
     charts_with_marks(page, 1)
     page.get_by_role("radio", name="FFN/Skip").or_(page.get_by_role("button", name="FFN/Skip")).first.click()
     expect(page.get_by_text("FFN/Skip ratio by depth")).to_be_visible()
-    tick_row(page.locator('[class*="st-key-history"] [data-testid="stDataFrame"]').first, 0)
+    history = page.locator('[class*="st-key-history"] [data-testid="stDataFrame"]').first
+    tick_row(history, 0, page.get_by_role("button", name="Delete…"))
     settled(page)
     page.get_by_role("button", name="Delete…").click()
     dialog = page.get_by_role("dialog")
@@ -236,7 +249,7 @@ def test_the_main_path(page: Page) -> None:
     settled(page)
 
     # The one that is left opens from the history.
-    tick_row(page.locator('[class*="st-key-history"] [data-testid="stDataFrame"]').first, 0)
+    tick_row(history, 0, page.locator(".st-key-open").get_by_role("button"))
     settled(page)
     page.locator(".st-key-open").get_by_role("button").click()
     expect(page.get_by_role("heading", name=FIRST_RUN)).to_be_visible(timeout=PATIENCE)

@@ -465,5 +465,6 @@ def delete_run(run_id: str) -> None:
     """Delete a run and forget it where it was the one shown."""
     store().delete_run(run_id)
     table.clear()
+    st.session_state["_deleted"] = st.session_state.get("_deleted", 0) + 1
     if st.session_state.get("run") == run_id:
         st.session_state["run"] = st.session_state["sweep"] = ""

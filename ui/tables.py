@@ -178,7 +178,7 @@ def history(runs: pd.DataFrame) -> list[str]:
         rows[columns],
         hide_index=True,
         height="content" if len(rows) <= 10 else 400,
-        key="history",
+        key=f"history_{st.session_state.get('_deleted', 0)}",  # a tick must not pass to the row that moves up
         on_select="rerun",
         selection_mode="multi-row",
         alt="Finished runs, newest first",
