@@ -10,7 +10,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import shell, sweeps, words
+from ui import asking, shell, sweeps, words
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
     )
     circuit = shell.circuits().get(run.request.circuit)
     request = default_request(circuit, run.run_id, "dose", responses=True, n_seeds=5, temperature=0.7)
-    sweeps.run_button(request, "Draw answers with five seeds", key="seeds_button", width="content")
+    asking.run_button(request, "Draw answers with five seeds", key="seeds_button", width="content")
 
 
 def ratio_table() -> None:
@@ -205,7 +205,7 @@ with st.container(border=True, key="referee", horizontal=True, vertical_alignmen
         type="primary",
         icon=":material/play_arrow:",
         help="Queue the missing sweeps with this circuit's defaults; the worker does one after the other.",
-        disabled=all((job := sweeps.job_of(wanted[k])) is not None and job.state in shell.ACTIVE for k in missing),
+        disabled=all((job := asking.job_of(wanted[k])) is not None and job.state in shell.ACTIVE for k in missing),
     ):
         for kind in missing:
             shell.submit(wanted[kind])
@@ -213,7 +213,7 @@ with st.container(border=True, key="referee", horizontal=True, vertical_alignmen
 if refused := st.session_state.pop("refused", None):
     st.error(shell.escaped(refused), icon=":material/error:")
 for kind in missing:
-    job = sweeps.job_of(wanted[kind])
+    job = asking.job_of(wanted[kind])
     if job is not None and job.state in shell.ACTIVE:
         shell.watch_job(job.job_id)
         break

@@ -7,7 +7,7 @@ from pprobe_core import response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import shell, sweeps, words
+from ui import answers, asking, shell, sweeps, words
 
 AXES = {"dose": "n_neurons", "factor": "factor", "patch": "n_neurons"}
 
@@ -34,11 +34,11 @@ def pickers(run: Run) -> None:
         kind: SweepKind = st.session_state["dose_kind"] or "dose"
         columns = st.columns([2, 2, 2, 1.4], vertical_alignment="bottom")
         with columns[0]:
-            sweeps.ranking_picker()
+            asking.ranking_picker()
         with columns[1]:
-            sweeps.condition_picker()
+            asking.condition_picker()
         with columns[2]:
-            sweeps.position_picker()
+            asking.position_picker()
         st.caption(words.SWEEP_RANKINGS[st.session_state["sweep_ranking"]][1])
         if st.session_state["sweep_ranking"] == "chosen":
             st.text_input(
@@ -48,18 +48,18 @@ def pickers(run: Run) -> None:
         with st.expander("Advanced", icon=":material/tune:"):
             left, right = st.columns(2)
             with left:
-                sweeps.text_option("Numbers of neurons", "sweep_doses", "doses")
+                asking.text_option("Numbers of neurons", "sweep_doses", "doses")
             with right:
-                sweeps.text_option("Factors", "sweep_factors", "factors")
-            sweeps.common_options()
+                asking.text_option("Factors", "sweep_factors", "factors")
+            asking.common_options()
         try:
-            request = sweeps.request_of(run, circuit, kind)
+            request = asking.request_of(run, circuit, kind)
         except BadRequest as error:
             request = None
             st.error(shell.escaped(str(error)), icon=":material/error:")
         with columns[3]:
-            sweeps.run_button(request)
-    sweeps.state_of(request)
+            asking.run_button(request)
+    asking.state_of(request)
     st.session_state["_dose_request"] = request
 
 
@@ -109,7 +109,7 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
     """Rates over the curve, classes at the chosen point, the same prompts before and after."""
     circuit = shell.circuits().get(run.request.circuit)
     titles = sweeps.outcome_titles(rates)
-    sweeps.keep_known("outcome", list(titles))
+    asking.keep_known("outcome", list(titles))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "What is counted", list(titles), key="outcome", format_func=lambda o: titles.get(o, o),
@@ -126,10 +126,10 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
         if rates["by_seed"].map(len).max() > 1:
             shell.figure(response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
     with right:
-        shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
-    sweeps.outcome_table(sweep, key)
-    sweeps.agreement(sweep)
-    sweeps.before_after(run, sweep, circuit, key, "dose")
+        shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+    answers.outcome_table(sweep, key)
+    answers.agreement(sweep)
+    answers.before_after(run, sweep, circuit, key, "dose")
 
 
 run = shell.chosen_run()
@@ -138,7 +138,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-sweeps.use_defaults_of(run, shell.circuits().get(run.request.circuit))
+asking.use_defaults_of(run, shell.circuits().get(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("What happens without its neurons?", anchor=False, width="content")
     shell.run_picker(run.run_id)

@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import cards, shell, sweeps, tables, words
+from ui import asking, cards, shell, sweeps, tables, words
 
 run = shell.chosen_run()
 if run is None:
@@ -96,7 +96,7 @@ def neurons_section() -> None:
             disabled=not ticked,
             help="Open the Dose response page with the ticked neurons, in the table's order.",
         ):
-            sweeps.switch_off(run.run_id, ticked)
+            asking.switch_off(run.run_id, ticked)
             st.switch_page(shell.DOSE)
 
 

@@ -7,7 +7,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import shell, sweeps, words
+from ui import answers, asking, shell, sweeps, words
 
 EXCESS = "excess"
 MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
@@ -45,24 +45,24 @@ def pickers(run: Run) -> None:
                 format_func=lambda s: words.SCALES[s], persist_state="session",
             )  # fmt: skip
         with columns[2]:
-            sweeps.condition_picker()
+            asking.condition_picker()
         with columns[3]:
-            sweeps.position_picker()
+            asking.position_picker()
         with st.expander("Advanced", icon=":material/tune:"):
             left, right = st.columns(2)
             with left:
-                sweeps.text_option("Layers", "sweep_layers", "layers", "all" if kind == "window" else "the middle one")
+                asking.text_option("Layers", "sweep_layers", "layers", "all" if kind == "window" else "the middle one")
             with right:
-                sweeps.text_option("Strengths", "sweep_strengths", "strengths")
-            sweeps.common_options()
+                asking.text_option("Strengths", "sweep_strengths", "strengths")
+            asking.common_options()
         try:
-            request = sweeps.request_of(run, circuit, kind)
+            request = asking.request_of(run, circuit, kind)
         except BadRequest as error:
             request = None
             st.error(shell.escaped(str(error)), icon=":material/error:")
         with columns[4]:
-            sweeps.run_button(request)
-    sweeps.state_of(request)
+            asking.run_button(request)
+    asking.state_of(request)
     st.session_state["_window_request"] = request
 
 
@@ -71,8 +71,8 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
     splits = sweeps.splits_of(points)
     strengths = sorted(points["strength"].dropna().unique())
     titles = sweeps.outcome_titles(rates)
-    sweeps.keep_known("window_split", splits)
-    sweeps.keep_known("window_value", ["", EXCESS, *titles])
+    asking.keep_known("window_split", splits)
+    asking.keep_known("window_value", ["", EXCESS, *titles])
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "Prompts", splits, key="window_split", format_func=lambda s: words.SPLITS[s], help=words.HELP["split"],
@@ -128,11 +128,11 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         circuit = shell.circuits().get(run.request.circuit)
         left, right = st.columns([2, 3], gap="large")
         with left:
-            shell.figure(response_charts.class_bars(sweeps.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+            shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
         with right:
-            sweeps.outcome_table(sweep, key)
-        sweeps.agreement(sweep)
-        sweeps.before_after(run, sweep, circuit, key, "window")
+            answers.outcome_table(sweep, key)
+        answers.agreement(sweep)
+        answers.before_after(run, sweep, circuit, key, "window")
 
 
 def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
@@ -172,7 +172,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-sweeps.use_defaults_of(run, shell.circuits().get(run.request.circuit))
+asking.use_defaults_of(run, shell.circuits().get(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("Can a push in one direction switch it?", anchor=False, width="content")
     shell.run_picker(run.run_id)
@@ -235,7 +235,7 @@ with right:
     if len(others):
         layers = sorted({int(layer) for layer in others["layer"].dropna()})
         if len(layers) > 1:
-            sweeps.keep_known("collateral_layer", layers)
+            asking.keep_known("collateral_layer", layers)
             st.select_slider(
                 "Collateral after layer", layers, key="collateral_layer", help=words.GLOSSARY["Collateral"],
                 persist_state="session",

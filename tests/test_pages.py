@@ -24,7 +24,7 @@ from pprobe_core.interventions.requests import default_request
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
-from ui import backend, shell, sweeps, tables, words
+from ui import asking, backend, shell, sweeps, tables, words
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "ui" / "main.py"
@@ -743,19 +743,19 @@ def chosen_neurons(run_id: str, other: str) -> None:
     import streamlit as st
 
     from pprobe_core.circuits.library import load_circuits
-    from ui import shell, sweeps
+    from ui import asking, shell
 
     circuit = load_circuits()["safety_refusal"]
     first = shell.store().run(run_id)
-    sweeps.use_defaults_of(first, circuit)
-    sweeps.switch_off(run_id, ["L3.N12", "L4.N7"])
-    sweeps.use_defaults_of(first, circuit)
-    request = sweeps.request_of(first, circuit, "dose")
+    asking.use_defaults_of(first, circuit)
+    asking.switch_off(run_id, ["L3.N12", "L4.N7"])
+    asking.use_defaults_of(first, circuit)
+    request = asking.request_of(first, circuit, "dose")
     st.text(f"{request.ranking} {' '.join(request.neurons)} {st.session_state['chosen_neurons']}")
-    sweeps.use_defaults_of(shell.store().run(other), circuit)
+    asking.use_defaults_of(shell.store().run(other), circuit)
     st.text(st.session_state["sweep_ranking"])
-    sweeps.switch_off(run_id, ["L3.N12"])
-    sweeps.use_defaults_of(first, circuit)
+    asking.switch_off(run_id, ["L3.N12"])
+    asking.use_defaults_of(first, circuit)
     st.text(st.session_state["sweep_ranking"])
 
 
