@@ -24,7 +24,7 @@ from pprobe_core.interventions.requests import default_request
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
-from ui import asking, backend, shell, sweeps, tables, words
+from ui import backend, shell, sweeps, tables, words
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "ui" / "main.py"
