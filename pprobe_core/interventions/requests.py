@@ -49,8 +49,8 @@ def checked_sweep(request: SweepRequest, shape: ModelShape) -> SweepRequest:
         request = replace(request, ranking="chosen")
     if request.n_seeds > 1 and request.temperature == 0:
         request = replace(request, temperature=DEFAULT_TEMPERATURE)
-    request = replace(request, **_ignored(request))
     _check_numbers(request)
+    request = replace(request, **_ignored(request))
     if request.ranking == "chosen" and request.kind in NEURON_KINDS:
         if not request.neurons:
             raise BadRequest("No neuron was chosen by hand. Name some as L3.N12, or choose another ranking.")
