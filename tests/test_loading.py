@@ -448,3 +448,14 @@ def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(
         f.write(b"x")
     assert checkpoint.weights_sha256(folder) != first
     assert catalogue.find_model(str(folder)).parameters == 0, "a damaged file counts as unknown in a listing"
+
+
+def test_a_package_that_cannot_be_loaded_is_not_blamed_on_the_model(
+    tiny_qwen3_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("SymPy now depends on mpmath")
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", missing)
+    with pytest.raises(ModelUnavailable, match=r"package .* Start the program again"):
+        load_model(str(tiny_qwen3_folder))

@@ -215,10 +215,10 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
         ("Change of F, measured", ("logit_diff", "delta_mean"), 2),
         ("Change of F, predicted", ("logit_diff", "predicted_delta_mean"), 2),
         ("Verdict", ("verdict", "structure"), 0),
-        ("Stage", ("verdict", "stage"), 0),
         ("Seconds", ("seconds",), 1),
     ):
         rows.append({"": label, "A": _shown(run_a, key, digits), "B": _shown(run_b, key, digits)})
+    rows.append({"": "Stage", "A": run_a.stage, "B": run_b.stage})
     for label, key in (
         ("FFN/Skip, 95 %", ("ffn_skip", "interval")),
         ("Change of F, 95 %", ("logit_diff", "delta_interval")),

@@ -238,6 +238,11 @@ def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         raise ModelUnavailable(
             f"{folder.name} does not fit in memory. Close other programs or choose a smaller model."
         ) from e
+    except ImportError as e:  # of a library: the model's files are not at fault
+        raise ModelUnavailable(
+            f"A package that the model in {folder} needs could not be loaded ({_one_line(e)}). Start the program "
+            "again; if it stays so, remove the folder .venv and start it with run.py."
+        ) from e
     except Exception as e:  # every architecture raises what it likes; its first line says what it was
         raise ModelUnavailable(
             f"The model in {folder} cannot be loaded ({_one_line(e)}). Download it again, or choose another model."
