@@ -65,6 +65,14 @@ def bootstrap_mean(values: ArrayLike, seed: int) -> Interval | None:
     return None
 
 
+def mean_interval(values: Float[np.ndarray, "value"], seed: int) -> tuple[float | None, float | None, float | None]:
+    """Mean and the two ends of its interval; all None where one value is not a number: the rest would flatter it."""
+    if not np.isfinite(values).all():
+        return None, None, None
+    interval = bootstrap_mean(values, seed)
+    return float(values.mean()), None if interval is None else interval.low, None if interval is None else interval.high
+
+
 @dataclass(frozen=True)
 class LinearFit:
     """Least-squares line measured = intercept + slope * predicted, and Pearson's r with its permutation control."""

@@ -46,7 +46,6 @@ from pprobe_core.store import Run, Spent, Store
 
 COLLATERAL_PROMPTS = 24  # of each other circuit: held-out ones first
 RESPONSE_BATCH = 64  # answers committed together
-PHASES = ("measuring neurons", "sweeping", "answering", "collateral", "saving")
 
 
 class Progress(Protocol):

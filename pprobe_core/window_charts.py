@@ -47,7 +47,6 @@ from pprobe_core.sweep_rows import (
 )
 
 Value = Literal["delta_mean", "excess"]
-PATCHED = ("ffn", "attention", "residual")
 REGIMES: Mapping[str, tuple[str, str]] = {  # letter on a map, colour
     "destructive": ("D", "#8A6FD6"),
     "causal": ("C", RANKED),

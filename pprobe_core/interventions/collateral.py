@@ -96,7 +96,7 @@ def _rows(
     for planned, delta in zip(plan, deltas, strict=True):
         if planned.arm != "ranked":
             continue
-        mean, low, high = _mean(delta, seed)
+        mean, low, high = stats.mean_interval(delta, seed)
         draws = of_draws.get(planned.group, [])
         yield Collateral(
             about=about,
@@ -149,10 +149,3 @@ def _losses(evaluator: Evaluator, texts: Sequence[NeutralText], edits: Edits) ->
         mean = -predicted.masked_fill(~counted, 0.0).sum(-1) / counted.sum(-1)
         out[rows] = mean.cpu().numpy()
     return out
-
-
-def _mean(values: Float[np.ndarray, "item"], seed: int) -> tuple[float | None, float | None, float | None]:
-    if not np.isfinite(values).all():
-        return None, None, None
-    interval = stats.bootstrap_mean(values, seed)
-    return float(values.mean()), None if interval is None else interval.low, None if interval is None else interval.high

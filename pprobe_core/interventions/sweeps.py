@@ -6,7 +6,6 @@ The caller owns progress, saving and cancelling: it gets points, may stop at any
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, classify
@@ -108,8 +107,8 @@ def _point(
 ) -> SweepPoint:
     values, deltas = measured.logit_diff[list(rows)], measured.delta[list(rows)]
     n_broken = int((~np.isfinite(values)).sum())
-    mean, low, high = _mean(values, seed)
-    delta_mean, delta_low, delta_high = _mean(deltas, seed)
+    mean, low, high = stats.mean_interval(values, seed)
+    delta_mean, delta_low, delta_high = stats.mean_interval(deltas, seed)
     return SweepPoint(
         point_id=point_id(planned, split),
         group=f"{planned.group}/{split}",
@@ -135,18 +134,6 @@ def _point(
         pair_ids=tuple(evaluator.prompts[i].pair_id for i in rows),
         logit_diffs=tuple(_or_none(v) for v in values),
         deltas=tuple(_or_none(v) for v in deltas),
-    )
-
-
-def _mean(values: Float[np.ndarray, "prompt"], seed: int) -> tuple[float | None, float | None, float | None]:
-    """Mean and its interval; all None where one value is not a number: a mean of the rest would flatter the edit."""
-    if not np.isfinite(values).all():
-        return None, None, None
-    interval = stats.bootstrap_mean(values, seed)
-    return (
-        float(values.mean()),
-        None if interval is None else interval.low,
-        None if interval is None else interval.high,
     )
 
 
