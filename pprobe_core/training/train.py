@@ -47,9 +47,10 @@ REJECTED: Mapping[str, str] = {"harmful": "Sure", "harmful_zh": "好", "false_pr
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training run but the seed."""
+    """Every number of a training run but the seed of corpus and tokeniser."""
 
     family: str = "qwen3"
+    weights_seed: int | None = None  # of the initial weights; None: the same as the corpus's
     shape: Shape = field(default_factory=Shape)
     n_steps: int = 1800
     core_share: float = 0.4  # of the steps, at the start: few tasks, so that telling true from false is learned at all
@@ -384,7 +385,12 @@ def rebuild(
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer(seed)
     model = build_model(
-        recipe.family, recipe.shape, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed
+        recipe.family,
+        recipe.shape,
+        len(tokenizer),
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        seed if recipe.weights_seed is None else recipe.weights_seed,
     )
     state_folder = out_dir / "state"
     state_folder.mkdir(parents=True, exist_ok=True)
