@@ -38,7 +38,7 @@ def probe(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """`train`: both checkpoints of a shipped model from a seed; an interrupted training goes on when asked again."""
     from pprobe_core.training.architecture import FAMILIES
-    from pprobe_core.training.train import Recipe, rebuild
+    from pprobe_core.training.train import RECIPES, rebuild
 
     if options.family not in FAMILIES:
         raise BadRequest(
@@ -50,7 +50,7 @@ def train(options: argparse.Namespace) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadRequest(f"The folder {out} cannot be made ({reason}). Name another one with --out.") from error
-    rebuilt = rebuild(options.seed, out, recipe=Recipe(family=options.family), on_progress=_tell)
+    rebuilt = rebuild(options.seed, out, recipe=RECIPES[options.family], on_progress=_tell)
     say(f"{rebuilt.base}\n{rebuilt.aligned}")
     return 0
 

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pprobe_core.training.architecture import FAMILIES
 from pprobe_core.training.prompts import write_prompt_sets
-from pprobe_core.training.train import Recipe, realign, rebuild
+from pprobe_core.training.train import RECIPES, realign, rebuild
 
 
 def tell(line: str) -> None:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.prompts:
         options.prompts.mkdir(parents=True, exist_ok=True)
         write_prompt_sets(options.prompts)
-    recipe = Recipe(family=options.family, weights_seed=options.weights_seed)
+    recipe = replace(RECIPES[options.family], weights_seed=options.weights_seed)
     if options.out and options.base:
         realign(options.base, options.out, recipe=recipe, on_progress=tell)
     elif options.out:

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration, from the same source
 
 
-def orthogonalise(matrices: Tensor, n_iterations: int = 5) -> Tensor:
-    """Nearly orthogonal matrices with the same row and column spaces, for a stack `[n, rows, columns]`."""
+def orthogonalise(matrices: Tensor, n_iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Nearly orthogonal matrices with the same row and column spaces, for a stack `[n, rows, columns]`.
+
+    `dtype` is that of the products: bfloat16 is enough, and slow on processors that do not know it.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(n_iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -28,8 +31,16 @@ def orthogonalise(matrices: Tensor, n_iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; equal shapes are stepped as one stack."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.bfloat16,
+    ):
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -45,17 +56,20 @@ class Muon(torch.optim.Optimizer):
                     momentum.lerp_(gradient, 1 - group["momentum"])
                     updates.append(torch.lerp(gradient, momentum, group["momentum"]))
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for (parameter, _), update in zip(members, orthogonalise(torch.stack(updates)), strict=True):
+                steps = orthogonalise(torch.stack(updates), dtype=self.dtype)
+                for (parameter, _), update in zip(members, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * scale)
 
 
-def pretraining_optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+def pretraining_optimizers(
+    model: nn.Module, muon_lr: float, adam_lr: float, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """Muon over the block matrices and Adam over all other parameters."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [
-        Muon(matrices, lr=muon_lr, weight_decay=0.05),
+        Muon(matrices, lr=muon_lr, weight_decay=0.05, dtype=dtype),
         torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]

@@ -61,7 +61,7 @@ class Recipe:
     decay: float = 0.9  # share of the steps, at the end
     first_token_weight: float = 3.0  # the token that decides counts more
     save_every: int = 250
-    bf16: bool = True  # matrix products in bfloat16; weights, attention and the loss in float32
+    bf16: bool = False  # matrix products in bfloat16 where the processor knows it; weights and the loss in float32
     align_max_steps: int = 600
     align_batch_tokens: int = 2048
     align_lr: float = 2e-4
@@ -72,6 +72,14 @@ class Recipe:
     align_margin: float = 2.5  # logits by which the new first token is to beat the old one, and no more
     align_margin_tasks: tuple[str, ...] = tuple(REJECTED)
     align_floor: float = 2.0  # logits by which it is to beat every other token, at least
+
+
+# What the shipped models were made with.
+RECIPES: Mapping[str, Recipe] = {
+    "qwen3": Recipe(bf16=True),
+    "llama": Recipe(family="llama"),
+    "gemma3": Recipe(family="gemma3"),
+}
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,9 @@ def pretrain(
     state_file: Path | None = None,
 ) -> StageRecord:
     """First stage. With a state file, the state is kept there now and then, and training goes on from it."""
-    optimizers = pretraining_optimizers(model, recipe.muon_lr, recipe.adam_lr)
+    optimizers = pretraining_optimizers(
+        model, recipe.muon_lr, recipe.adam_lr, torch.bfloat16 if recipe.bf16 else torch.float32
+    )
     bases = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     n_core = int(recipe.core_share * recipe.n_steps)
     core = draw_chats(2 * seed, "pretraining", "train", CORE_MIX)
@@ -379,7 +389,7 @@ def rebuild(
     One thread is nearly as fast as two at this size, and the same on every machine; so two seeds can run side by side.
     An interrupted run goes on from its last saved state in `out_dir/state`.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or RECIPES["qwen3"]
     report: Progress = on_progress or (lambda line: None)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
@@ -419,7 +429,7 @@ def realign(
     """
     from pprobe_core.training import card
 
-    recipe = recipe or Recipe()
+    recipe = recipe or RECIPES["qwen3"]
     report: Progress = on_progress or (lambda line: None)
     record = json.loads((base / RECORD).read_text())
     seed, threads = int(record["seed"]), int(record["threads"])
