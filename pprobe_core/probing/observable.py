@@ -52,7 +52,11 @@ def resolve(
     rows = read("target", target)
     if not any(row.used for row in rows):
         rows += read("target", target_fallback)
-    rows = _without_duplicates(_without_overlap(rows + read("control", control)))
+    return _observable(_without_duplicates(_without_overlap(rows + read("control", control))))
+
+
+def _observable(rows: Sequence[_Row]) -> Observable:
+    """Ids of the rows that count, and all rows as the preview. Raises BadRequest when a side has none."""
     ids = {side: tuple(row.ids[0] for row in rows if row.side == side and row.used) for side in ("target", "control")}
     for side, found in ids.items():
         if not found:
@@ -61,6 +65,36 @@ def resolve(
         [(r.side, r.string, list(r.ids), list(r.pieces), r.used, r.note) for r in rows], columns=PREVIEW_COLUMNS
     )
     return Observable(ids["target"], ids["control"], preview)
+
+
+def resolve_given(tokenizer: Any, target: Sequence[str], control: Sequence[str], *, strict: bool) -> Observable:
+    """The observable of strings that a request brings in place of the circuit's.
+
+    `strict` (a person gave them): each must be exactly one token as the assistant's first token, and of one side only.
+    Else (harvested from answers) they are read as a circuit's are, except that every variant counts: each was seen.
+
+    Raises BadRequest naming the string and how this model reads it.
+    """
+    start = _answer_start(tokenizer)
+    rows = [
+        _read(tokenizer, start, side, string, False)
+        for side, strings in (("target", target), ("control", control))
+        for string in strings
+    ]
+    unusable = next((row for row in rows if not row.used), None)
+    if strict and unusable is not None:
+        raise BadRequest(
+            f"The {unusable.side} string {unusable.string!r} is not one token of this model ({unusable.note}). "
+            "Give strings that are a single token where the answer starts."
+        )
+    apart = _without_overlap(rows)
+    both = next((row for row, kept in zip(rows, apart, strict=True) if row.used and not kept.used), None)
+    if strict and both is not None:
+        raise BadRequest(
+            f"The string {both.string!r} is the same token of this model as one of the other side. "
+            "Give each token to one side only."
+        )
+    return _observable(_without_duplicates(apart))
 
 
 def resolve_circuit(tokenizer: Any, circuit: Circuit) -> Observable:

@@ -24,8 +24,8 @@ from pprobe_core.probing.collected import collect
 from pprobe_core.probing.decomposition import Directions, directions
 from pprobe_core.probing.generation import MAX_NEW_TOKENS, GenerationBlock, generate_block
 from pprobe_core.probing.neurons import score_neurons
-from pprobe_core.probing.observable import resolve_circuit, resolve_pair
-from pprobe_core.probing.tokens import encode_prompt, pieces, plan_blocks
+from pprobe_core.probing.observable import resolve_circuit, resolve_given, resolve_pair
+from pprobe_core.probing.tokens import encode_prompt, pieces, plan_blocks, thinking_state
 from pprobe_core.probing.types import (
     ENGINE_VERSION,
     Observable,
@@ -33,6 +33,8 @@ from pprobe_core.probing.types import (
     PreparedPair,
     ProbeRequest,
     ProbeResult,
+    Thinking,
+    ThinkingState,
 )
 from pprobe_core.probing.verdict import judge
 
@@ -63,6 +65,10 @@ def _key(loaded: LoadedModel, circuit: Circuit, prompt_set_sha256: str, request:
         "seed": request.seed,
         "generate": [MAX_NEW_TOKENS, RULES_VERSION] if request.generate else None,
     }
+    if request.thinking != "auto":  # named only where it is: requests from before there was a choice keep their key
+        document["thinking"] = request.thinking
+    if request.strings_from != "circuit":
+        document["strings"] = [request.target, request.control, request.harvested_from]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,15 +76,22 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
     """Token ids of both prompts of every pair, and the observable; no forward pass.
 
     A pair that cannot be used (no swap changes its tokens, no token for its answer, too long) is skipped, with why.
-    Raises BadRequest when no pair is left or the circuit's strings give no token, ModelUnavailable when the tokeniser
-    has no chat template.
+    Strings of the request stand in place of the circuit's; pairs that bring strings of their own keep them.
+    Raises BadRequest when no pair is left, the strings give no token, or no pair would use those of the request,
+    ModelUnavailable when the tokeniser has no chat template.
     """
     circuit = circuit.for_set(prompt_set.prompt_set_id)
-    thinking = any("<think>" in s for s in (*circuit.target, *circuit.target_fallback, *circuit.control))
+    thinking = _leaves_room_to_think(circuit, request.thinking)
+    asked = request.thinking != "auto"
     given = limit_pairs(prompt_set.pairs, request.limit)
     # Pairs may bring their own strings, whatever the circuit's: its own are read only where some pair needs them.
     own = {pair.pair_id for pair in given if circuit.per_pair_observable or (pair.target and pair.control)}
-    shared = None if len(own) == len(given) else resolve_circuit(loaded.tokenizer, circuit)
+    shared = None if len(own) == len(given) else _shared_observable(loaded, circuit, request)
+    if shared is None and request.strings_from != "circuit":
+        raise BadRequest(
+            "Every prompt pair brings target and control strings of its own, which stay as they are, so strings for "
+            "all pairs would change nothing. Leave them out."
+        )
     prepared, previews, skipped = [], [], []
 
     @cache
@@ -89,7 +102,7 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
         try:
             mine = shared is None or pair.pair_id in own
             observable = resolve_pair(loaded.tokenizer, pair) if mine or shared is None else shared
-            prepared.append(_prepare_pair(loaded, circuit, pair, observable, request.seed, thinking, piece))
+            prepared.append(_prepare_pair(loaded, circuit, pair, observable, request.seed, thinking, asked, piece))
         except (BadRequest, NoSwap) as error:
             skipped.append((pair.pair_id, str(error)))
         else:
@@ -98,6 +111,8 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
         reason = f" The first one: {skipped[0][1]}" if skipped else ""
         none = "The prompt pair cannot" if len(given) == 1 else f"None of the {len(given)} prompt pairs can"
         raise BadRequest(f"{none} be used with this model.{reason}")
+    state = thinking_state(loaded.tokenizer, prepared[0].original, prepared[0].input_ids_original)
+    kept = tuple(pair.pair_id for pair in prepared if pair.pair_id in own)
     return Prepared(
         pairs=tuple(prepared),
         observable=shared if shared is not None and not own else _union(prepared, previews),
@@ -108,7 +123,41 @@ def prepare(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, reques
         prompt_set_id=prompt_set.prompt_set_id,
         prompt_set_sha256=prompt_set.sha256,
         thinking=thinking,
+        thinking_state=state,
+        own_strings=kept,
+        notes=_notes(request, state, len(kept), len(prepared)),
     )
+
+
+def _leaves_room_to_think(circuit: Circuit, thinking: Thinking) -> bool:
+    """What the chat template is asked for: as the user says, else room for <think> where the circuit looks for it."""
+    if thinking != "auto":
+        return thinking == "on"
+    return any("<think>" in s for s in (*circuit.target, *circuit.target_fallback, *circuit.control))
+
+
+def _shared_observable(loaded: LoadedModel, circuit: Circuit, request: ProbeRequest) -> Observable:
+    """The token sets of all pairs that bring none: from the request's strings, else the circuit's."""
+    if request.strings_from == "circuit":
+        return resolve_circuit(loaded.tokenizer, circuit)
+    strict = request.strings_from == "given"
+    return resolve_given(loaded.tokenizer, request.target, request.control, strict=strict)
+
+
+def _notes(request: ProbeRequest, state: ThinkingState, n_own: int, n_pairs: int) -> tuple[str, ...]:
+    """What came out otherwise than one could think from the request."""
+    notes = []
+    if request.thinking != "auto" and state == "no_switch":
+        notes.append(
+            f"Thinking was asked to be {request.thinking}, but this model's chat template has no switch for it: the "
+            "prompts are the same either way."
+        )
+    if request.strings_from != "circuit" and n_own:
+        notes.append(
+            f"Pairs that bring target and control strings of their own keep them ({n_own} of {n_pairs} here); the "
+            f"{request.strings_from} strings count for the others."
+        )
+    return tuple(notes)
 
 
 def _prepare_pair(
@@ -118,6 +167,7 @@ def _prepare_pair(
     observable: Observable,
     seed: int,
     thinking: bool,
+    asked: bool,
     piece: Callable[[int], str],
 ) -> PreparedPair:
     tokenizer = loaded.tokenizer
@@ -129,7 +179,7 @@ def _prepare_pair(
             pair.original, pair.keyword, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], seed
         )
         note = note or f"{pair.keyword} -> {swap.swapped_keyword}"
-    ids = [encode_prompt(tokenizer, prompt, thinking=thinking) for prompt in (pair.original, perturbed)]
+    ids = [encode_prompt(tokenizer, prompt, thinking=thinking, asked=asked) for prompt in (pair.original, perturbed)]
     longest, limit = max(map(len, ids)), _context_length(loaded)
     if limit is not None and longest > limit:
         raise BadRequest(f"It has {longest} tokens and the model reads at most {limit}. Use a shorter prompt.")

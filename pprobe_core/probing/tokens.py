@@ -11,6 +11,10 @@ from torch import Tensor
 
 from pprobe_core.circuits.schema import Prompt
 from pprobe_core.errors import BadRequest, ModelUnavailable
+from pprobe_core.probing.types import ThinkingState
+
+AUTO_SWITCH = "enable_thinking"  # the name most templates have for it (Qwen3, SmolLM3, GLM)
+SWITCHES = (AUTO_SWITCH, "thinking")  # and Granite's, handed over where thinking was asked for
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,11 @@ class TokenBatch:
     position_ids: Int[Tensor, "sequence position"]
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt, *, thinking: bool) -> tuple[int, ...]:
+def encode_prompt(tokenizer: Any, prompt: Prompt, *, thinking: bool, asked: bool = False) -> tuple[int, ...]:
     """Token ids of a prompt through the model's own chat template, ending where the assistant's first token comes next.
 
-    `thinking` is handed to templates that know the switch (Qwen3 and others); the rest ignore it.
+    `thinking` is handed to templates that know the switch (Qwen3 and others); the rest ignore it. `asked`: a person
+    chose it, so it goes under every name the switch has; the automatic rule knows one name only.
     Raises ModelUnavailable when the tokeniser has no chat template, BadRequest when the template refuses the messages.
     """
     if not getattr(tokenizer, "chat_template", None):
@@ -44,11 +49,25 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, thinking: bool) -> tuple[in
             tokenize=True,
             return_dict=True,
             tokenizer_kwargs={"verbose": False},  # prompts that are too long are dealt with by the caller
-            enable_thinking=thinking,
+            **dict.fromkeys(SWITCHES if asked else (AUTO_SWITCH,), thinking),
         )
     except Exception as error:  # a template is a program of the model's author and may raise anything
         raise BadRequest(f"The model's chat template does not accept this prompt ({_one_line(error)}).") from error
     return tuple(int(i) for i in encoded["input_ids"])
+
+
+def thinking_state(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> ThinkingState:
+    """Whether a prompt written as `ids` has thinking on or off, or the chat template has no switch for it.
+
+    Found, not looked up: the prompt is written both ways and compared. "own" where it is like neither of them.
+    """
+    try:
+        on, off = (encode_prompt(tokenizer, prompt, thinking=state, asked=True) for state in (True, False))
+    except BadRequest:  # of a template that accepts one state only
+        return "own"
+    if on == off:
+        return "no_switch"
+    return "on" if tuple(ids) == on else "off" if tuple(ids) == off else "own"
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[tuple[int, ...], int]:

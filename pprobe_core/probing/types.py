@@ -1,13 +1,18 @@
 """What moves between the rooms of the probe: request, prepared prompts, captured blocks, result."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from pprobe_core.circuits.schema import Circuit, Prompt, Split
 
 Coupling = Literal["plain", "norm_aware"]
+Thinking = Literal["auto", "on", "off"]
+THINKING: tuple[Thinking, ...] = get_args(Thinking)
+ThinkingState = Literal["on", "off", "no_switch", "own"]  # how prompts were written; own: like neither
+StringSource = Literal["circuit", "given", "harvested"]  # where the target and control strings of a run come from
 Ranking = Literal["shared", "magnitude", "ablation"]
 RANKINGS: tuple[Ranking, ...] = ("shared", "magnitude", "ablation")
 ENGINE_VERSION = 1  # raise when the numbers of an identical request would change; part of the request key
@@ -24,6 +29,38 @@ class ProbeRequest:
     limit: int | None = None
     seed: int = 20260427
     generate: bool = True  # also generate the first responses, so that the run can reach the stage "qualified"
+    thinking: Thinking = "auto"  # auto: room for <think> only where the circuit's own strings name it
+    target: tuple[str, ...] = ()  # in place of the circuit's strings; both or none
+    control: tuple[str, ...] = ()
+    harvested_from: str = ""  # run whose answers suggested target and control; "" when a person gave them
+
+    @property
+    def strings_from(self) -> StringSource:
+        """Where the target and control strings come from."""
+        if not (self.target or self.control):
+            return "circuit"
+        return "harvested" if self.harvested_from else "given"
+
+    def as_json(self) -> dict[str, Any]:
+        """The request as JSON-able values: what its identity is made of.
+
+        Fields that were added later stand in it only where they are not at their default, so that an older request
+        keeps its identity.
+        """
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in LATER_FIELDS or value != getattr(ProbeRequest, name)
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ProbeRequest":
+        """The request that as_json wrote; fields that an older one lacks are at their default."""
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**read)
+
+
+LATER_FIELDS = ("thinking", "target", "control", "harvested_from")  # absent from requests stored before there were any
 
 
 @dataclass(frozen=True)
@@ -70,7 +107,10 @@ class Prepared:
     circuit: Circuit
     prompt_set_id: str
     prompt_set_sha256: str
-    thinking: bool  # whether the chat template was asked to leave room for <think> (only where the observable names it)
+    thinking: bool  # whether the chat template was asked to leave room for <think>
+    thinking_state: ThinkingState = "no_switch"  # what came of it, found by writing the first prompt both ways
+    own_strings: tuple[str, ...] = ()  # ids of the pairs that are measured on strings of their own
+    notes: tuple[str, ...] = ()  # what a reader should know about how this request was met, in sentences
 
     @property
     def n_blocks(self) -> int:

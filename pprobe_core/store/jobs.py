@@ -173,8 +173,9 @@ class JobTable(Database):
 
 def _request(values: dict[str, Any]) -> Request:
     """A request from its JSON: those of sweeps have a kind."""
-    return sweep_request(values) if "kind" in values else ProbeRequest(**values)
+    return sweep_request(values) if "kind" in values else ProbeRequest.from_json(values)
 
 
 def _text(request: Request) -> str:
-    return json.dumps(plain(request), sort_keys=True, ensure_ascii=False)
+    values = request.as_json() if isinstance(request, ProbeRequest) else request
+    return json.dumps(plain(values), sort_keys=True, ensure_ascii=False)

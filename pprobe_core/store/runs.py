@@ -112,13 +112,42 @@ class Runs(Sweeps):
         found = self._rows("select run_id from runs where request_key = $key", key=request_key)
         return str(found[0][0]) if found else None
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run of this id."""
+        return bool(self._rows("select 1 from runs where run_id = $run", run=run_id))
+
+    def runs_like(self, model: str, circuit: str, prompts: str, coupling: str) -> list[Run]:
+        """The runs of one model, circuit, prompt set and coupling, newest first."""
+        rows = self._rows(
+            """
+            select run_id from runs
+            where model = $model and circuit = $circuit and prompts = $prompts and coupling = $coupling
+            order by created_at desc, run_id
+            """,
+            model=model,
+            circuit=circuit,
+            prompts=prompts,
+            coupling=coupling,
+        )
+        return [self.run(str(run_id)) for (run_id,) in rows]
+
     def runs(self) -> pd.DataFrame:
-        """The history, newest first: one row per run with its settings and headline numbers; `created_at` in UTC."""
+        """The history, newest first: one row per run with its settings and headline numbers; `created_at` in UTC.
+
+        `target` and `control` (lists, empty for the circuit's own strings), `strings_from` (where they come from:
+        ProbeRequest.strings_from) and `thinking` are read from the request.
+        """
         frame = self._frame(
             """
             select run_id, created_at, model, family, circuit, prompts, coupling, pair_limit as "limit", seed,
                    generated, n_pairs, n_forward_passes, seconds, flip_rate, ffn_skip_mean, structure, stage,
                    (select count(*) from sweeps s where s.run_id = runs.run_id) as n_sweeps,
+                   coalesce(json_extract_string(request, '$.thinking'), 'auto') as thinking,
+                   json_extract_string(request, '$.target[*]') as target,
+                   json_extract_string(request, '$.control[*]') as control,
+                   case when coalesce(json_array_length(request, '$.target'), 0) = 0 then 'circuit'
+                        when json_extract_string(request, '$.harvested_from') is null then 'given'
+                        else 'harvested' end as strings_from,
                    recommendation, dtype, device, revision, weights_sha256
             from runs
             order by created_at desc, run_id
@@ -142,7 +171,7 @@ class Runs(Sweeps):
             run_id=run_id,
             request_key=key,
             created_at=pd.Timestamp(created_at).tz_localize("UTC").to_pydatetime(),
-            request=ProbeRequest(**json.loads(request)),
+            request=ProbeRequest.from_json(json.loads(request)),
             summary=json.loads(summary),
             environment=json.loads(environment),
             stage=self.run_stage(run_id) or str((json.loads(summary).get("verdict") or {}).get("stage") or "observed"),
@@ -347,7 +376,7 @@ def _run_row(result: ProbeResult) -> dict[str, Any]:
         "structure": verdict.get("structure"),
         "stage": verdict.get("stage"),
         "recommendation": verdict.get("recommendation"),
-        "request": json.dumps(plain(request), ensure_ascii=False, allow_nan=False),
+        "request": json.dumps(plain(request.as_json()), ensure_ascii=False, allow_nan=False),
         "summary": json.dumps(summary, ensure_ascii=False, allow_nan=False),
         "environment": json.dumps(plain(result.environment), ensure_ascii=False, allow_nan=False),
     }
