@@ -1,4 +1,4 @@
-"""Probes and sweeps in the background: one worker owns the models; requests queue, show progress, can be stopped."""
+"""Probes, sweeps and comparisons in the background: one worker owns the models; requests queue and can be stopped."""
 
 import contextlib
 import os
@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.prompt_sets import BUILT_IN, limit_pairs, load_prompt_set
-from pprobe_core.errors import BadRequest, Cancelled, PprobeError, StoreUnavailable
+from pprobe_core.comparison import CompareRequest, Unit, checked_comparison, units
+from pprobe_core.errors import BadRequest, Cancelled, ModelUnavailable, PprobeError, StoreUnavailable
 from pprobe_core.interventions.edits import ModelShape
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models.catalogue import find_model
+from pprobe_core.models.checkpoint import weights_sha256
 from pprobe_core.probing.types import Coupling, ProbeRequest
 from pprobe_core.store import JobRow, NotWritable, Request, Run, Store, job_id_of
 from pprobe_core.store.jobs import BlockKind, State
+from pprobe_core.wording import plural
 
 if TYPE_CHECKING:  # torch comes with these; pages that only read must not wait for it
     from pprobe_core.models.pool import ModelPool
@@ -87,6 +90,9 @@ class JobStatus:
     sweep_id: str | None
     position: int
     request: Request
+    unit_at: Unit | None = None  # of a comparison: the piece in hand, the n_units_done-th of n_units
+    n_units_done: int = 0
+    n_units: int = 0
 
     @property
     def unit(self) -> str:
@@ -106,7 +112,11 @@ class _Live:
     job_id: str
     stop: threading.Event = field(default_factory=threading.Event)
     cancelled: bool = False  # by the user; else the process is closing
-    again: bool = False  # asked for once more while it was being stopped
+    again: bool = False  # to be queued once more: asked for while it was being stopped, or to let others go first
+    part: str | None = None  # job_id of the piece of a comparison in hand
+    unit: Unit | None = None  # that piece
+    n_units_done: int = 0
+    n_units: int = 0
     phase: Phase = "loading"
     done: int = 0
     total: int = 0
@@ -115,6 +125,11 @@ class _Live:
 
     def enter(self, phase: Phase, total: int = 0, done: int = 0) -> None:
         self.phase, self.total, self.done, self.resumed, self.started = phase, total, done, done, time.monotonic()
+
+    @property
+    def at(self) -> str:
+        """The job whose pieces are being computed: this one, or the part of the comparison."""
+        return self.part or self.job_id
 
     def eta_seconds(self) -> float | None:
         fresh = self.done - self.resumed
@@ -165,13 +180,15 @@ class Jobs:
     # -- what pages and the command line call --
 
     def submit(self, request: Request) -> str:
-        """Ask for a probe or a sweep and return its job_id at once.
+        """Ask for a probe, a sweep or a comparison and return its job_id at once.
 
         A request that is under way is the same job; one whose result exists ends at once with that result; one that was
         stopped goes on where it stopped. Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
         """
         if isinstance(request, SweepRequest):
             request = checked_sweep(request, shape_of(self.store.run(request.run_id)))
+        elif isinstance(request, CompareRequest):
+            request = checked_comparison(request)
         else:
             request = checked(request)
         with self._changed:
@@ -196,9 +213,12 @@ class Jobs:
         return self._status(row)
 
     def cancel(self, job_id: str) -> None:
-        """Stop a job: at once when it waits, after the block at hand when it runs; an ended job is left as it is."""
+        """Stop a job: at once when it waits, after the block at hand when it runs; an ended job is left as it is.
+
+        Stopping the part of a comparison that is in hand stops the comparison.
+        """
         with self._changed:
-            if self._live is not None and self._live.job_id == job_id:
+            if self._live is not None and job_id in (self._live.job_id, self._live.part):
                 self._live.cancelled = True
                 self._live.stop.set()
             else:
@@ -247,7 +267,8 @@ class Jobs:
 
     def _status(self, row: JobRow) -> JobStatus:
         with self._changed:
-            live = replace(self._live) if self._live is not None and self._live.job_id == row.job_id else None
+            mine = self._live is not None and row.job_id in (self._live.job_id, self._live.part)
+            live = replace(self._live) if self._live is not None and mine else None
             position = self._queue.index(row.job_id) + 1 if row.job_id in self._queue else 0
             state, error, code = self._outcomes.get(row.job_id, (row.state, row.error, row.exit_code))
         status = JobStatus(
@@ -259,7 +280,10 @@ class Jobs:
             return status
         message = "Stopping after the piece at hand" if live.stop.is_set() else MESSAGES[live.phase]
         eta = live.eta_seconds()
-        return replace(status, phase=live.phase, done=live.done, total=live.total, eta_seconds=eta, message=message)
+        status = replace(status, phase=live.phase, done=live.done, total=live.total, eta_seconds=eta, message=message)
+        if row.job_id != live.job_id:
+            return status
+        return replace(status, unit_at=live.unit, n_units_done=live.n_units_done, n_units=live.n_units)
 
     # -- the worker --
 
@@ -288,18 +312,30 @@ class Jobs:
             row = self.store.job(live.job_id)
             if row is None:
                 return
-            if isinstance(row.request, SweepRequest):
-                self._sweep(live, row.request)
+            if isinstance(row.request, CompareRequest):
+                self._compare(live, row.request)
             else:
-                self._probe(live, row.request)
+                self._perform(live, row.request)
         except Cancelled:
             self._end(live.job_id, "cancelled" if live.cancelled else "interrupted")
-        except PprobeError as error:
-            self._end(live.job_id, "failed", str(error), error.exit_code)
         except BaseException as error:
-            self._end(live.job_id, "failed", self._explain(error), INTERNAL_ERROR)
-            with contextlib.suppress(StoreUnavailable):
-                self.store.drop_blocks(live.job_id)  # the fault may lie in them: the next attempt starts afresh
+            self._fail(live.job_id, error)
+
+    def _perform(self, live: _Live, request: ProbeRequest | SweepRequest) -> None:
+        """Compute what a probe or a sweep asks for, in the name of `live.at`."""
+        if isinstance(request, SweepRequest):
+            self._sweep(live, request)
+        else:
+            self._probe(live, request)
+
+    def _fail(self, job_id: str, error: BaseException) -> None:
+        """End a job with a sentence about what went wrong."""
+        if isinstance(error, PprobeError):
+            self._end(job_id, "failed", str(error), error.exit_code)
+            return
+        self._end(job_id, "failed", self._explain(error), INTERNAL_ERROR)
+        with contextlib.suppress(StoreUnavailable):
+            self.store.drop_blocks(job_id)  # the fault may lie in them: the next attempt starts afresh
 
     def _end(self, job_id: str, state: State, error: str | None = None, exit_code: int | None = None) -> None:
         try:
@@ -308,19 +344,109 @@ class Jobs:
             with self._changed:
                 self._outcomes[job_id] = (state, error, exit_code)
 
+    def _compare(self, live: _Live, request: CompareRequest) -> None:
+        """Every part of a comparison that is not there yet, each as the job it would be on its own.
+
+        A part that fails is noted and the others go on. Between two parts other jobs that wait get their turn.
+        """
+        planned = units(request)
+        live.n_units = len(planned)
+        unusable: dict[str, str] = {}  # model -> why none of its parts can be made
+        failures: list[PprobeError] = []
+        n_there = 0
+        for place, unit in enumerate(planned):
+            live.n_units_done, live.unit, live.part = place, unit, None
+            live.enter("loading")
+            live.check()
+            if self._others_wait():
+                live.again = True
+                return
+            if unit.model in unusable and unit.kind == "probe":
+                self._end(
+                    self.store.add_job(unit.probe).job_id, "failed", unusable[unit.model], ModelUnavailable.exit_code
+                )
+                continue
+            try:
+                n_there += self._unit(live, unit)
+            except (Cancelled, StoreUnavailable):
+                raise
+            except PprobeError as error:
+                failures.append(error)
+                if isinstance(error, ModelUnavailable):
+                    unusable[unit.model] = str(error)
+        live.part, live.n_units_done = None, len(planned)
+        if not n_there and failures:
+            raise failures[0]
+        note = f"{plural(len(failures), 'part')} could not be made: {failures[0]}" if failures else None
+        self._end(live.job_id, "done", note)
+
+    def _unit(self, live: _Live, unit: Unit) -> bool:
+        """Compute a part of a comparison as the job it would be on its own; False where it cannot be without its probe.
+
+        Raises what went wrong as a PprobeError, after that job has been ended with it.
+        """
+        part: ProbeRequest | SweepRequest = unit.probe
+        try:
+            if unit.kind != "probe":
+                run_id = self.store.run_of(checked(unit.probe))
+                if run_id is None:
+                    return False
+                run = self.store.run(run_id)
+                part = checked_sweep(unit.sweep(run_id, load_circuit(unit.circuit)), shape_of(run))
+                if self.store.has_sweep(sweep_id_of(run.request_key, part)):
+                    return True
+            else:
+                part = checked(unit.probe)
+                known = self.store.run_of(part)
+                if known is not None and self._holds(self.store.run(known)):
+                    return True
+            live.part = self.store.add_job(part).job_id
+            self.store.set_job_state(live.part, "running")
+            self._perform(live, part)
+        except Cancelled:
+            if live.part:
+                self._end(live.part, "cancelled" if live.cancelled else "interrupted")
+            raise
+        except Exception as error:
+            job_id = live.part or self.store.add_job(part).job_id
+            self._fail(job_id, error)
+            if isinstance(error, PprobeError):
+                raise
+            raise PprobeError(self.status(job_id).error or "It failed.") from error
+        return True
+
+    def _holds(self, run: Run) -> bool:
+        """Whether a run's model, circuit and prompts are what is there now, as far as files tell."""
+        circuit, s = load_circuit(run.request.circuit), run.summary
+        prompts = load_prompt_set(circuit, run.request.prompts)
+        entry = find_model(run.request.model)
+        weights = None if entry.on_hub else weights_sha256(Path(entry.path))
+        return (circuit.sha256, prompts.sha256, weights or s.get("weights_sha256")) == (
+            s.get("circuit_sha256"),
+            s.get("prompt_set_sha256"),
+            s.get("weights_sha256"),
+        )
+
+    def _others_wait(self) -> bool:
+        """Whether anything but a comparison stands in the queue: a long one must not keep short ones waiting."""
+        with self._changed:
+            waiting = list(self._queue)
+        rows = [self.store.job(job_id) for job_id in waiting]
+        return any(row is not None and not isinstance(row.request, CompareRequest) for row in rows)
+
     def _sweep(self, live: _Live, request: SweepRequest) -> None:
         """Run one sweep, committing every point and answer, and store it."""
         run = self.store.run(request.run_id)
         sweep_id = sweep_id_of(run.request_key, request)
         if self.store.has_sweep(sweep_id):
-            self.store.set_job_state(live.job_id, "done", run_id=run.run_id, sweep_id=sweep_id)
+            self.store.set_job_state(live.at, "done", run_id=run.run_id, sweep_id=sweep_id)
             return
-        self.store.set_job_state(live.job_id, "running", run_id=run.run_id, sweep_id=sweep_id)
+        self.store.set_job_state(live.at, "running", run_id=run.run_id, sweep_id=sweep_id)
         _passive_waiting()
         from pprobe_core import sweeping
 
         with self._models().lease(run.request.model, live.stop) as loaded:
-            sweeping.perform(self.store, loaded, run, request, live.job_id, live)
+            sweeping.perform(self.store, loaded, run, request, live.at, live)
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
         """Run one probe, committing every block, and store its run."""
@@ -336,9 +462,9 @@ class Jobs:
             key = probe.request_key(loaded, circuit, prompt_set, request)
             known = self.store.find(key)
             if known is not None:
-                self.store.set_job_state(live.job_id, "done", run_id=known)
+                self.store.set_job_state(live.at, "done", run_id=known)
                 return
-            self.store.start_job(live.job_id, key)
+            self.store.start_job(live.at, key)
             prepared = probe.prepare(loaded, circuit, prompt_set, request)
             n_pairs = len(prepared.pairs)
             captured = self._blocks(
@@ -358,7 +484,7 @@ class Jobs:
             live.check()
             live.enter("saving")
             summary = result.summary | {"model_path": loaded.path}
-            self.store.save_run(replace(result, summary=summary), live.job_id)
+            self.store.save_run(replace(result, summary=summary), live.at)
 
     def _blocks(
         self,
@@ -369,13 +495,13 @@ class Jobs:
         compute: Callable[[int], Iterator[B]],
     ) -> list[B]:
         """All blocks of one kind: those committed before, then the missing ones, each committed as it is made."""
-        blocks = [decode(payload) for payload in self.store.blocks(live.job_id, kind)]
+        blocks = [decode(payload) for payload in self.store.blocks(live.at, kind)]
         live.enter(
             "two passes" if kind == "capture" else "generating", n_pairs, sum(len(block.pair_index) for block in blocks)
         )
         live.check()
         for block in compute(len(blocks)):
-            self.store.add_block(live.job_id, kind, block.index, block.to_bytes())
+            self.store.add_block(live.at, kind, block.index, block.to_bytes())
             blocks.append(block)
             live.done += len(block.pair_index)
             live.check()

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pprobe_core.comparison import CompareRequest
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
 from pprobe_core.store.sweeps import drop_sweep, sweep_request
 
-Request = ProbeRequest | SweepRequest
+Request = ProbeRequest | SweepRequest | CompareRequest
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 BlockKind = Literal["capture", "generation"]
