@@ -109,8 +109,8 @@ def _units(request: CompareRequest) -> Iterator[Unit]:
     for model in request.models:
         for circuit in request.circuits:
             probe = _probe(request, model, circuit)
-            for kind in ("probe", *request.sweeps):
-                yield Unit(kind, probe)
+            yield Unit("probe", probe)
+            yield from (Unit(kind, probe) for kind in request.sweeps)
         base = bases.get(model)
         if base and base not in request.models:
             for circuit in request.circuits:

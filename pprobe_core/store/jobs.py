@@ -173,7 +173,10 @@ class JobTable(Database):
 
 
 def _request(values: dict[str, Any]) -> Request:
-    """A request from its JSON: those of sweeps have a kind."""
+    """A request from its JSON: those of sweeps have a kind, those of comparisons several models."""
+    if "models" in values:
+        tuples: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        return CompareRequest(**tuples)
     return sweep_request(values) if "kind" in values else ProbeRequest.from_json(values)
 
 
