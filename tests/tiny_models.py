@@ -196,9 +196,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "gpt_oss": ("gpt_oss", _COMMON | {"num_local_experts": 4, "sliding_window": 8}, "mixture of experts"),
     "opt_post_norm": ("opt", {"do_layer_norm_before": False}, "post-LN"),
     "opt_projected": ("opt", {"word_embed_proj_dim": 16}, "between the final normalisation and the unembedding"),
-    "bloom": ("bloom", {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "vocab_size": VOCAB}, "their sum"),
     "bert": ("bert", _MHA, "both directions"),
-    "mamba": ("mamba", {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "vocab_size": VOCAB}, "no attention"),
+    "mamba": ("mamba", {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "vocab_size": VOCAB}, "one value only"),
     "gemma3n_text": (
         "gemma3n_text",
         _COMMON

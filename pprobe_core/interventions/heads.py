@@ -1,4 +1,4 @@
-"""Attention heads: their output projections, found by name and proved on one short pass, and their scores."""
+"""Attention heads: their output projections, proved on one short pass, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pprobe_core.interventions.edits import Head
+from pprobe_core.models.layer_proof import orientation
 from pprobe_core.models.loading import LoadedModel
-from pprobe_core.models.search import find_parts
-from pprobe_core.models.trace import record, same
+from pprobe_core.models.trace import record, stream
 from pprobe_core.probing.capture import MAX_BATCH_TOKENS, last_logits
 from pprobe_core.probing.decomposition import directions, write_scales
 from pprobe_core.probing.scores import ablation_score, rank_neurons
 from pprobe_core.probing.tokens import left_pad, pad_id, plan_batches
-
-_OUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
 
 @dataclass(frozen=True)
@@ -27,46 +25,42 @@ class HeadOutputs:
     modules: tuple[nn.Module, ...]
     n_heads: int
     head_dim: int
+    weight_is_in_out: bool = False  # stored [n_heads * head_dim, d_model] (Conv1D), not the other way round
 
     def W_O(self, layer: int) -> Float[Tensor, "n_heads head_dim d_model"]:
         """What each dimension of each head writes (before a post-norm), float32."""
         module = self.modules[layer]
         weight = module.get_parameter("weight").detach().float()
-        # Conv1D stores [in, out], Linear [out, in].
-        in_out = weight if type(module).__name__ == "Conv1D" else weight.T
+        in_out = weight if self.weight_is_in_out else weight.T
         return in_out.reshape(self.n_heads, self.head_dim, -1)
 
 
 def find_heads(loaded: LoadedModel) -> HeadOutputs | None:
     """The heads' output projections, or None where they cannot be proved.
 
-    Proved: in every layer the projection's output is what the attention module returns, and its input divides evenly
-    into the configured number of heads. Layers without softmax attention (linear attention, convolutions) give None.
+    Proved: attention is of one kind in all layers, it ends in a plain matrix product, and that product's input divides
+    evenly into the configured number of heads. Models in which some layers have no softmax attention (linear attention,
+    convolutions) give None.
     """
     n_heads = getattr(loaded.model.config.get_text_config(), "num_attention_heads", None)
-    found: list[tuple[nn.Module, nn.Module]] = []
-    for block in loaded.structure.blocks:
-        parts = find_parts(block.module)
-        mixer = parts.mixers[0] if parts is not None and len(parts.mixers) == 1 else None
-        # falcon, gpt_neox and gpt2 keep the projection one level down, under the same short names
-        names = {} if mixer is None else {key.rsplit(".", 1)[-1]: module for key, module in mixer.named_modules()}
-        out = next((names[name] for name in _OUT_NAMES if name in names and hasattr(names[name], "weight")), None)
-        if mixer is None or out is None:
-            return None
-        found.append((mixer, out))
-    vocabulary = loaded.structure.vocab_size
-    ids = torch.tensor([[(1 + 7 * k) % vocabulary for k in range(6)]], device=loaded.device)
-    watched = [(str(i), module) for i, pair in enumerate(found) for module in pair]
-    dtype = loaded.structure.blocks[0].weight.dtype
-    calls = record(loaded.id, loaded.model, watched, ids, dtype).calls
-    widths = set()
-    for mixer, out in found:
-        if len(calls[mixer]) != 1 or len(calls[out]) != 1 or not same(calls[mixer][0].y, calls[out][0].y):
-            return None
-        widths.add(calls[out][0].received.shape[-1])
-    if not isinstance(n_heads, int) or len(widths) != 1 or (width := widths.pop()) % n_heads:
+    blocks = loaded.structure.blocks
+    modules = tuple(b.attention_proj for b in blocks if b.attention_proj is not None)
+    holders = {child: type(holder) for holder in loaded.model.modules() for child in holder.children()}
+    if len(modules) != len(blocks) or len({holders.get(module) for module in modules}) != 1:
         return None
-    return HeadOutputs(tuple(out for _, out in found), n_heads, width // n_heads)
+    ids = torch.tensor([[(1 + 7 * k) % loaded.structure.vocab_size for k in range(6)]], device=loaded.device)
+    trace = record(loaded.id, loaded.model, ids, blocks[0].weight.dtype, modules)
+    found = set()
+    for module in modules:
+        call = trace.once(module)
+        is_in_out, error = (None, 0.0) if call is None else orientation(call)
+        if call is None or is_in_out is None or error > trace.tolerance:
+            return None
+        found.add((call.received.shape[-1], is_in_out))
+    if not isinstance(n_heads, int) or len(found) != 1:
+        return None
+    width, is_in_out = found.pop()
+    return None if width % n_heads else HeadOutputs(modules, n_heads, width // n_heads, is_in_out)
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,8 @@ def score_heads(
         importance, direct = [], []
         for layer, block in enumerate(loaded.structure.blocks):
             scale = block.attention_scale * float(to_final[layer])
-            per_dim = torch.einsum("hkd,od->ohk", heads.W_O(layer), of_pair.plain).cpu()[of_pair.index] * scale
+            written = torch.einsum("hkd,od->ohk", heads.W_O(layer).to(of_pair.plain), of_pair.plain)
+            per_dim = written.cpu()[of_pair.index] * scale
             importance.append((per_dim * (reads[1][:, layer] - reads[0][:, layer])).sum(-1).mean(0))
             direct.append((per_dim * reads[0][:, layer]).sum(-1).mean(0))
         mean, zeroing = torch.stack(importance), -torch.stack(direct)
@@ -122,7 +117,9 @@ def read_heads(
 
         def reading(layer: int, rows: list[int] = rows, shape: torch.Size = shape) -> Any:
             def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                x = args[0] if args else next(iter(kwargs.values()))
+                x = stream(args, kwargs)
+                if x is None:
+                    raise TypeError("an output projection of attention was called without a tensor")
                 last = x.detach().reshape(*shape, heads.n_heads, heads.head_dim)[:, -1]
                 found[rows, layer] = last.float().cpu()
 

@@ -37,6 +37,7 @@ class Block:
     ffn_scale: float
     resid_scale: float
     weight_is_in_out: bool = False  # the checkpoint stores [d_mlp, d_model] (Conv1D), not [d_model, d_mlp]
+    attention_proj: nn.Module | None = None  # the matrix product whose output is attn, before a post-norm
 
     @property
     def weight(self) -> Tensor:

@@ -1,6 +1,6 @@
 """The way from the last layer to the logits: final norm, unembedding, scale and soft-cap, proved on the logits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,16 @@ from pprobe_core.models.scalars import ratio, snap, stated_scalars
 from pprobe_core.models.trace import Call, Trace, same
 
 _ROWS = 8192  # rows of W_U in float32 at a time, so that a large vocabulary needs no second copy
+_MAX_CAP = 1000  # above it a soft-cap would change no logit
 
 
-def prove_final_norm(trace: Trace, layers: nn.ModuleList, head: nn.Module) -> tuple[Call, Norm, float]:
+def prove_final_norm(trace: Trace, layers: Sequence[nn.Module], head: nn.Module) -> tuple[Call, Norm, float]:
     """The call of the norm outside the layers that receives the last layer's output, the Norm, and its error."""
     last = trace.only(layers[-1], "the last layer")
-    inside = {*layers.modules(), head}
+    inside = {m for layer in layers for m in layer.modules()} | {head}
     for module, calls in trace.calls.items():
         for call in calls if module not in inside else []:
-            if same(call.x, last.y) and call.y is not None:
+            if same(call.x, last.y) and call.changes and call.returned.shape == last.returned.shape:
                 return call, *trace.norm(call, "before the output")
     raise trace.refusal("no normalisation receives the last layer's output")
 
@@ -70,11 +71,15 @@ def _scale_and_cap(trace: Trace, head: Call, config: Any, stated: list[float]) -
     """Scale and soft-cap between the unembedding's output and the logits: the pair that gives the logits best.
 
     Small logits hardly feel a soft-cap, so the step is repeated in the dtype of the model: there the right pair leaves
-    no rounding noise in which a missing cap could hide.
+    no rounding noise in which a missing cap could hide. Numbers of the configuration that are not called a soft-cap are
+    tried only where nothing else leaves no more than rounding.
     """
-    raw = head.y.reshape(trace.logits.shape) if head.y is not None else trace.logits
+    raw = head.returned.to(head.y.dtype if head.y is not None else trace.dtype).to(trace.logits.device)
+    rounding = 8 * torch.finfo(trace.dtype).eps
     tried: list[tuple[float, float, float | None]] = []
-    for cap in _caps(config):
+    for named, cap in _caps(config):
+        if not named and min((t[0] for t in tried), default=1.0) <= rounding:
+            break
         logits = trace.logits
         if cap is not None:  # undo the cap to fit the scale; values at the cap itself carry no information
             logits = cap * torch.atanh((logits.cpu().double() / cap).clamp(-1 + 1e-9, 1 - 1e-9))
@@ -88,20 +93,22 @@ def _scale_and_cap(trace: Trace, head: Call, config: Any, stated: list[float]) -
     return min(tried, key=lambda t: t[0])[1:]
 
 
-def _caps(config: Any) -> Iterator[float | None]:
-    """No soft-cap, then every one the configuration names."""
-    yield None
-    for key, value in vars(config).items():
-        if "softcap" in key and isinstance(value, int | float) and value > 0:
-            yield float(value)
+def _caps(config: Any) -> Iterator[tuple[bool, float | None]]:
+    """No soft-cap, then every one the configuration names, then its other numbers, each with whether it is named."""
+    yield True, None
+    numbers = {k: float(v) for k, v in vars(config).items() if isinstance(v, int | float) and 0 < v < _MAX_CAP}
+    yield from ((True, v) for k, v in numbers.items() if "softcap" in k)
+    yield from ((False, v) for v in sorted({v for k, v in numbers.items() if "softcap" not in k and v > 1}))
 
 
 def _recomputed(structure: Structure, last: Block, trace: Trace) -> Float[Tensor, "token vocab"]:
     """All logits from the last layer's output by the stored parts, in float32, some thousand rows of W_U at a time."""
-    normed, out = structure.final_norm.normed(trace.calls[last.module][0].returned), []
+    norm, home = structure.final_norm, trace.logits.device
+    normed, out = norm.normed(trace.calls[last.module][0].returned.to(norm.gain.device)), []
     for start in range(0, structure.vocab_size, _ROWS):
         ids = range(start, min(start + _ROWS, structure.vocab_size))
-        raw, bias = normed @ structure.unembed_rows(ids).T, structure.unembed_bias(ids)
-        raw = raw if bias is None else raw + bias
+        rows, bias = structure.unembed_rows(ids), structure.unembed_bias(ids)
+        raw = normed.to(rows.device) @ rows.T
+        raw = (raw if bias is None else raw + bias).to(home)
         out.append(raw if structure.softcap is None else structure.softcap * torch.tanh(raw / structure.softcap))
     return torch.cat(out, dim=-1)

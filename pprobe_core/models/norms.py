@@ -14,8 +14,7 @@ from pprobe_core.errors import ModelUnavailable
 # Largest relative error accepted of a float32 recomputation against the model's own dtype. Measured: about 1e-7 in
 # float32, 2e-3 to 6e-3 in bfloat16.
 TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-
-_EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+_MAX_EPS = 0.1  # a larger number of a norm is something else
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Norm:
 
 def relative_error(found: Float[Tensor, "... d"], expected: Float[Tensor, "... d"]) -> float:
     """Largest error of any token, relative to that token's own length (L2); infinite when any value is not finite."""
-    found, expected = found.float(), expected.float()
+    found, expected = found.float().to(expected.device), expected.float()
     error = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).max())
     return error if math.isfinite(error) else math.inf
 
@@ -107,9 +106,6 @@ def characterise_norm(
 
 
 def _epsilons(module: nn.Module, dtype: torch.dtype) -> tuple[float, ...]:
-    """The epsilon the module names, else the usual ones (torch's RMSNorm uses the dtype's own when it is None)."""
-    for name in _EPS_NAMES:
-        value = getattr(module, name, None)
-        if isinstance(value, float):
-            return (value,)
-    return (torch.finfo(dtype).eps, 1e-6, 1e-5, 1e-12, 0.0)
+    """The small numbers the module states, else the usual ones (torch's RMSNorm uses the dtype's own for None)."""
+    stated = tuple(v for v in vars(module).values() if isinstance(v, float) and 0 < v < _MAX_EPS)
+    return stated or (torch.finfo(dtype).eps, 1e-6, 1e-5, 1e-12, 0.0)

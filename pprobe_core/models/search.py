@@ -1,54 +1,106 @@
-"""Candidates for a decoder's parts, by shape and lists of usual names; structure.py trusts none and proves all."""
+"""A decoder's parts found in a recorded pass: by what each module received and returned, never by its name."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from pprobe_core.models.trace import refusal
-
-FFN_NAMES = ("mlp", "feed_forward", "ffn", "ff")
-DOWN_NAMES = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2", "wo", "proj_out")
-MIXER_NAMES = ("self_attn", "linear_attn", "attn", "attention", "self_attention", "conv", "short_conv", "mixer")
-_OTHER_TOWERS = ("vision", "visual", "audio", "image", "encoder.")
+from pprobe_core.models.trace import Call, Trace, same
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Named candidates inside one decoder layer."""
+class Output:
+    """One value computed inside a layer, and the modules that return it, outer ones first.
 
-    module: nn.Module
-    ffn: nn.Module
-    down_proj: nn.Module
-    mixers: tuple[nn.Module, ...]  # usually one
+    A projection, the container around it and a dropout behind it return the same value.
+    """
+
+    calls: tuple[Call, ...]
+
+    @property
+    def value(self) -> Tensor:
+        """The recorded tensor."""
+        y = self.calls[0].y
+        if y is None:
+            raise TypeError("no tensor was recorded here")
+        return y
+
+    @property
+    def outer(self) -> Call:
+        """The outermost of the modules that hold weights (a dropout holds none), or the outermost."""
+        return next((c for c in self.calls if next(c.module.parameters(), None) is not None), self.calls[0])
+
+    @property
+    def projection(self) -> Call | None:
+        """The innermost of the modules that hold a weight matrix of their own."""
+        return next((c for c in reversed(self.calls) if _is_matrix(c.module)), None)
 
 
-def find_layers(model: nn.Module, n_layers: int, name: str) -> nn.ModuleList:
-    """The list of `n_layers` decoder layers. Raises ModelUnavailable when there is none."""
+def find_layers(trace: Trace, model: nn.Module, n_layers: int) -> tuple[nn.Module, ...]:
+    """The `n_layers` decoder layers: a list whose members all run once, each fed what the one before returned.
+
+    Raises ModelUnavailable when there is none.
+    """
     if n_layers < 1:
-        raise refusal(name, "its configuration states no number of layers")
+        raise trace.refusal("its configuration states no number of layers")
     lists = [
-        m
-        for path, m in model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) == n_layers and not any(t in path for t in _OTHER_TOWERS)
+        tuple(m.children())
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) == n_layers
     ]
-    for candidate in lists:
-        if all(find_parts(layer) is not None for layer in candidate):
-            return candidate
-    if lists:
-        children = sorted({child for layer in lists[0] for child, _ in layer.named_children()})
-        raise refusal(
-            name, f"its layers have no attention and feed-forward part each (they hold {', '.join(children)})"
-        )
-    raise refusal(name, f"it has no list of {n_layers} decoder layers")
+    run = [layers for layers in lists if all(trace.once(layer) is not None for layer in layers)]
+    if not run:
+        raise trace.refusal(f"it has no list of {n_layers} decoder layers that each run once")
+    # The largest, where several are in question: lists of norms, or parts of a single layer.
+    run.sort(key=lambda layers: -sum(p.numel() for layer in layers for p in layer.parameters()))
+    for layers in run:
+        if next(_breaks(trace, layers), None) is None:
+            return layers
+    i = next(_breaks(trace, run[0]))
+    raise trace.refusal(f"something writes to the residual stream between layers {i} and {i + 1}")
 
 
-def find_parts(layer: nn.Module) -> Parts | None:
-    """Feed-forward child, down projection and token mixers of one layer by their usual names, or None."""
-    children = dict(layer.named_children())
-    ffn = next((children[n] for n in FFN_NAMES if n in children), None)
-    holder = dict((ffn if ffn is not None else layer).named_children())
-    down = next((holder[n] for n in DOWN_NAMES if n in holder and hasattr(holder[n], "weight")), None)
-    mixers = tuple(children[n] for n in MIXER_NAMES if n in children)
-    if down is None or not mixers:
-        return None
-    return Parts(layer, down if ffn is None else ffn, down, mixers)
+def _breaks(trace: Trace, layers: tuple[nn.Module, ...]) -> Iterator[int]:
+    """The layers whose output is not exactly what the next one receives."""
+    calls = [trace.only(layer, f"layer {i}") for i, layer in enumerate(layers)]
+    return (i for i, (one, two) in enumerate(itertools.pairwise(calls)) if not same(one.y, two.x))
+
+
+def outputs_inside(trace: Trace, layer: nn.Module) -> list[Output]:
+    """Every value as large as the residual stream that some module inside the layer returns, once each.
+
+    Modules that run several times in a pass are left out: one hook on them would stand at several places.
+    """
+    h = trace.only(layer, "a layer").y
+    found: list[list[Call]] = []
+    for module in layer.modules():
+        call = trace.once(module) if module is not layer else None
+        value = None if call is None else call.y
+        if call is None or value is None or h is None or (value.numel(), value.shape[-1]) != (h.numel(), h.shape[-1]):
+            continue
+        known = next((calls for calls in found if same(_flat(calls[0].y), _flat(value))), None)
+        if known is None:
+            found.append([call])
+        else:
+            known.append(call)
+    return [Output(tuple(calls)) for calls in found]
+
+
+def before_norm(output: Output, outputs: list[Output]) -> tuple[Output, Call] | None:
+    """What the last operation on an output was fed, where a module returned that, and that operation (a post-norm)."""
+    for call in reversed(output.calls):
+        fed = next((o for o in outputs if o is not output and same(_flat(o.value), _flat(call.x))), None)
+        if fed is not None and call.changes:
+            return fed, call
+    return None
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2
+
+
+def _flat(x: Tensor | None) -> Tensor | None:
+    """One row per token: some families lay batch and position side by side."""
+    return None if x is None else x.reshape(-1, x.shape[-1])

@@ -1,26 +1,28 @@
 """The parts of a decoder, discovered by dataflow on one short prompt and proved on its numbers; no per-family code.
 
-Norms are told apart by what they are fed, never by their names: `post_attention_layernorm` normalises the input of the
-feed-forward in one family and attention's output in another. What cannot be proved is refused with the reason.
+Nothing is told by its name: `post_attention_layernorm` normalises the input of the feed-forward in one family and
+attention's output in another, and `mlp` may return its sum with the residual stream. A part is what the recorded
+values say it is; what cannot be proved is refused with the reason.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.blocks import Block, SelfCheck, Structure
 from pprobe_core.models.head_proof import prove_final_norm, prove_head
 from pprobe_core.models.layer_proof import prove_layer
+from pprobe_core.models.layer_sum import prove_sum
 from pprobe_core.models.norms import Norm
-from pprobe_core.models.search import Parts, find_layers, find_parts
-from pprobe_core.models.trace import Trace, record, refusal, same
+from pprobe_core.models.search import find_layers
+from pprobe_core.models.token_mixing import tell_apart
+from pprobe_core.models.trace import Trace, record, refusal, require_causal
 from pprobe_core.models.weights import check_weights, has_experts
 
 __all__ = ["Block", "Norm", "SelfCheck", "Structure", "discover"]
@@ -30,29 +32,39 @@ _MAX_PROBE_TOKENS = 24
 
 
 def discover(model: Any, tokenizer: Any) -> Structure:
-    """Find and prove the structure of a causal language model in eval mode, by two forward passes of a short prompt.
+    """Find and prove the structure of a causal language model in eval mode, by three forward passes of a short prompt.
 
+    The first is recorded, the second tests that no token sees a later one, the third tells attention from feed-forward.
     Raises ModelUnavailable with the reason for mixtures of experts, quantised, offloaded or non-finite weights,
     normalisation after the addition (post-LN), encoders, other writers to the residual stream, and whatever else does
     not check out.
     """
-    name, config = _name(model), model.config.get_text_config()
+    name = _name(model)
     check_weights(model, name)
-    if has_experts(model):
-        raise ModelUnavailable(
-            f"The model {name} is not supported: it is a mixture of experts, whose feed-forward neurons are split over "
-            "experts chosen per token. Choose a dense model of the same family."
-        )
+    try:
+        return _proved(name, model, tokenizer)
+    except ModelUnavailable as e:
+        if has_experts(model):
+            raise ModelUnavailable(
+                f"The model {name} is not supported: it is a mixture of experts, whose feed-forward neurons are split "
+                "over experts chosen per token. Choose a dense model of the same family."
+            ) from e
+        raise
+
+
+def _proved(name: str, model: Any, tokenizer: Any) -> Structure:
+    config = model.config.get_text_config()
     head = model.get_output_embeddings()
     if head is None or getattr(head, "weight", None) is None:
         raise refusal(name, "it has no output embedding, so it predicts no next token")
-    input_ids = _probe_ids(tokenizer, head.weight.shape[0]).to(head.weight.device)
-    _require_causal(name, model, input_ids)
-    layers = find_layers(model, int(getattr(config, "num_hidden_layers", 0) or 0), name)
-    parts = [p for layer in layers if (p := find_parts(layer)) is not None]
-    trace = record(name, model, _watched(model, layers, parts), input_ids, head.weight.dtype)
-    _require_chain(trace, layers)
-    proved = [prove_layer(trace, i, p, config) for i, p in enumerate(parts)]
+    embedding = model.get_input_embeddings().weight
+    input_ids = _probe_ids(tokenizer, head.weight.shape[0]).to(embedding.device)
+    trace = record(name, model, input_ids, head.weight.dtype)
+    require_causal(trace, model)
+    layers = find_layers(trace, model, int(getattr(config, "num_hidden_layers", 0) or 0))
+    sums = [prove_sum(trace, i, layer, config) for i, layer in enumerate(layers)]
+    parts = tell_apart(trace, model, sums)
+    proved = [prove_layer(trace, i, one, *pair) for i, (one, pair) in enumerate(zip(sums, parts, strict=True))]
     blocks = tuple(p.block for p in proved)
     _require_own_neurons(trace, blocks)
     normed, final_norm, norm_error = prove_final_norm(trace, layers, head)
@@ -71,38 +83,6 @@ def _name(model: Any) -> str:
     family = str(getattr(model.config, "model_type", type(model).__name__))
     path = str(getattr(model.config, "_name_or_path", "") or "")
     return f"{Path(path).name} ({family})" if path else family
-
-
-@torch.no_grad()
-def _require_causal(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> None:
-    """Changing the last token must not change the logits before it."""
-    other = input_ids.clone()
-    other[0, -1] = input_ids[0, 0] if input_ids[0, 0] != input_ids[0, -1] else input_ids[0, 1]
-    mask = torch.ones_like(input_ids)
-    try:
-        one, two = (model(input_ids=i, attention_mask=mask, use_cache=False).logits[0, :-1] for i in (input_ids, other))
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError) as e:
-        raise refusal(name, f"it cannot read a short text ({type(e).__name__}: {str(e)[:120]})") from e
-    if one.shape == two.shape and float((one - two).abs().max()) > 0.05 * float(one.std()):
-        raise refusal(
-            name, "it reads the text in both directions (an encoder such as BERT), so it predicts no next token"
-        )
-
-
-def _watched(model: nn.Module, layers: nn.ModuleList, parts: list[Parts]) -> Iterator[tuple[str, nn.Module]]:
-    """Every module worth recording: all but the insides of the mixers and whatever holds the layers."""
-    inside_mixers = {m for p in parts for mixer in p.mixers for m in mixer.modules() if m is not mixer}
-    for path, module in model.named_modules():
-        if module not in inside_mixers and not any(m is layers for m in module.modules()):
-            yield path, module
-
-
-def _require_chain(trace: Trace, layers: nn.ModuleList) -> None:
-    """Each layer must receive exactly what the one before returned."""
-    calls = [trace.only(layer, f"layer {i}") for i, layer in enumerate(layers)]
-    for i, (one, two) in enumerate(itertools.pairwise(calls)):
-        if not same(one.y, two.x):
-            raise trace.refusal(f"something writes to the residual stream between layers {i} and {i + 1}")
 
 
 def _require_own_neurons(trace: Trace, blocks: Sequence[Block]) -> None:

@@ -1,6 +1,7 @@
-"""One short forward pass with every interesting module's inputs and outputs kept."""
+"""One short forward pass with every module's inputs and outputs kept."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pprobe_core.models.norms import TOLERANCE, Norm, characterise_norm, relativ
 from pprobe_core.wording import plural
 
 _KEPT = 4  # calls per module: a norm without weights may serve several places
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
 
 
 def refusal(name: str, reason: str) -> ModelUnavailable:
@@ -42,16 +44,21 @@ class Call:
         """The output in float32, one row per token."""
         return _rows(self.y)
 
+    @property
+    def changes(self) -> bool:
+        """Whether the module returned something else than it was given."""
+        return self.x is not None and self.y is not None and not same(self.x, self.y)
+
 
 @dataclass(frozen=True)
 class Trace:
     """All recorded calls of one pass by module, the logits, and what a recomputation is measured against."""
 
     name: str  # of the model, for messages
-    calls: dict[nn.Module, list[Call]]
+    input_ids: Int[Tensor, "1 token"]
+    calls: dict[nn.Module, list[Call]]  # outer modules before those they hold
     logits: Float[Tensor, "token vocab"]
     dtype: torch.dtype
-    device: torch.device
 
     @property
     def tolerance(self) -> float:
@@ -62,61 +69,72 @@ class Trace:
         """The error for something that could not be proved."""
         return refusal(self.name, reason)
 
+    def once(self, module: nn.Module) -> Call | None:
+        """The module's call, None where it did not run exactly once with tensors."""
+        calls = self.calls.get(module, [])
+        return calls[0] if len(calls) == 1 and calls[0].x is not None and calls[0].y is not None else None
+
     def only(self, module: nn.Module, what: str) -> Call:
         """The module's call, which must have happened exactly once and with tensors."""
-        calls = self.calls[module]
-        if len(calls) != 1 or calls[0].x is None or calls[0].y is None:
-            raise self.refusal(f"{what} runs {plural(len(calls), 'time')} in one pass, where once is expected")
-        return calls[0]
+        call = self.once(module)
+        if call is None:
+            n = len(self.calls.get(module, []))
+            raise self.refusal(f"{what} runs {plural(n, 'time')} in one pass, where once is expected")
+        return call
 
     def norm(self, call: Call, what: str) -> tuple[Norm, float]:
         """The called module as a Norm, proved on made-up inputs and on the values of the pass; the larger error."""
-        d_model = call.received.shape[-1]
+        x, y = call.received, call.returned
         norm, error = characterise_norm(
-            call.module, d_model, self.dtype, self.device, f"{what} ({call.path})", self.name
+            call.module, x.shape[-1], self.dtype, y.device, f"{what} ({call.path})", self.name
         )
-        error = max(error, relative_error(norm.normed(call.received), call.returned))
+        error = max(error, relative_error(norm.normed(x.to(y.device)), y))
         if error > self.tolerance:
             raise self.refusal(f"the normalisation {what} ({call.path}) is off by {error:.1e} when recomputed")
         return norm, error
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
-    """True when two recorded tensors are equal in every bit."""
-    return a is not None and b is not None and a.shape == b.shape and bool(torch.equal(a, b))
+    """True when two recorded tensors are equal in every bit, wherever they lie."""
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    return a is b or bool(torch.equal(a, b.to(a.device)))
 
 
 @torch.no_grad()
 def record(
     name: str,
     model: Any,
-    modules: Iterable[tuple[str, nn.Module]],
     input_ids: Int[Tensor, "1 token"],
     dtype: torch.dtype,
+    modules: Collection[nn.Module] | None = None,
 ) -> Trace:
-    """Run the prompt once with every module recorded; the hooks are gone afterwards, errors included."""
+    """Run the prompt once with these modules, or every one, recorded; the hooks are gone afterwards, errors included.
+
+    Raises ModelUnavailable when the model cannot read a text, or computes values that are not numbers.
+    """
     calls: dict[nn.Module, list[Call]] = {}
     paths: dict[nn.Module, str] = {}
     handles = []
+    copied = _Copies()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = _first_tensor(args)
-        x = _first_tensor(kwargs) if x is None else x
+        x = stream(args, kwargs)
         keep = x is not None and len(calls[module]) < _KEPT
-        calls[module].append(Call(paths[module], module, x.clone() if keep and x is not None else None))
+        calls[module].append(Call(paths[module], module, copied.of(x) if keep and x is not None else None))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        y = _first_tensor(output)
+        y = first_tensor(output)
         if y is not None and len(calls[module]) <= _KEPT:
-            calls[module][-1].y = y.clone()
+            calls[module][-1].y = copied.of(y)
 
     try:
-        for path, module in modules:
-            if module not in calls:
+        for path, module in model.named_modules():
+            if path and (modules is None or module in modules):
                 calls[module], paths[module] = [], path
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(after))
-        logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
+        logits = _logits(name, model, input_ids)
     finally:
         for handle in handles:
             handle.remove()
@@ -125,21 +143,80 @@ def record(
             f"The model {name} computes values that are not numbers in {str(dtype).removeprefix('torch.')}. "
             "Load it in float32 or bfloat16."
         )
-    return Trace(name, calls, _rows(logits), dtype, input_ids.device)
+    return Trace(name, input_ids, calls, _rows(logits), dtype)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, the first item of a tuple, or the hidden states among keyword arguments."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
-        return value[0]
-    if isinstance(value, dict):
-        preferred = value.get("hidden_states")
-        if isinstance(preferred, Tensor):
-            return preferred
-        return next((v for v in value.values() if isinstance(v, Tensor) and v.is_floating_point()), None)
+@torch.no_grad()
+def require_causal(trace: Trace, model: Any) -> None:
+    """Changing the last token must not change the logits before it. Raises ModelUnavailable otherwise."""
+    ids = trace.input_ids.clone()
+    ids[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 1]
+    one, two = trace.logits[:-1], _rows(_logits(trace.name, model, ids))[:-1]
+    if one.shape == two.shape and float((one - two).abs().max()) > 0.05 * float(one.std()):
+        raise trace.refusal(
+            "it reads the text in both directions (an encoder such as BERT), so it predicts no next token"
+        )
+
+
+def stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a module works on: its first argument, else the first one of decimal numbers by keyword."""
+    x = next((a for a in args if isinstance(a, Tensor)), None)
+    if x is not None:
+        return x
+    preferred = kwargs.get("hidden_states")  # beside it there may be masks and position embeddings
+    if isinstance(preferred, Tensor):
+        return preferred
+    return next((v for v in kwargs.values() if isinstance(v, Tensor) and v.is_floating_point()), None)
+
+
+def with_stream(args: tuple[Any, ...], kwargs: dict[str, Any], new: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with `new` where `stream` finds its tensor."""
+    old = stream(args, kwargs)
+    if any(a is old for a in args):
+        place = next(i for i, a in enumerate(args) if a is old)
+        return (*args[:place], new, *args[place + 1 :]), kwargs
+    return args, {k: new if v is old else v for k, v in kwargs.items()}
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """What a module returned: the tensor itself, or the first item of a tuple or output object."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
     return None
+
+
+def with_first_tensor(output: Any, new: Tensor) -> Any:
+    """The same output with `new` as its first tensor."""
+    return (new, *output[1:]) if isinstance(output, tuple | list) else new
+
+
+class _Copies:
+    """Clones of the tensors seen, one per tensor as long as it lives and nothing has been written into it."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
+
+    def of(self, x: Tensor) -> Tensor:
+        known = self._last.get(id(x))
+        if known is not None and known[0]() is x and known[1] == x._version:
+            return known[2]
+        clone = x.detach().clone()
+        self._last[id(x)] = (weakref.ref(x), x._version, clone)
+        return clone
+
+
+def _logits(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> Float[Tensor, "1 token vocab"]:
+    try:
+        logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
+    except _FAILURES as e:
+        raise refusal(name, f"it cannot read a short text ({type(e).__name__}: {str(e)[:120]})") from e
+    if not isinstance(logits, Tensor):
+        raise refusal(name, "it gives no logits")
+    return logits
 
 
 def _rows(x: Tensor | None) -> Float[Tensor, "token d"]:
