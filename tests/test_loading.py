@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pprobe_core import settings
 from pprobe_core.errors import BadRequest, ModelUnavailable
-from pprobe_core.models import catalogue, checkpoint, loading, memory
+from pprobe_core.models import catalogue, checkpoint, devices, loading, memory
 from pprobe_core.models.catalogue import find_model, shipped_models
 from pprobe_core.models.loading import PLAIN_TEMPLATE, estimated_bytes, load_model
 from tests.tiny_models import edit_json, random_model, tiny_config, tiny_tokenizer, write_tiny_model
@@ -339,9 +339,9 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
 def test_a_model_that_cannot_fit_is_refused_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = estimated_bytes(str(folder), device="cpu")
     assert needed == 4 * find_model(str(folder)).parameters
-    monkeypatch.setattr(loading, "free_memory", lambda: needed)
+    monkeypatch.setattr(devices, "free_memory", lambda: needed // 2)
     monkeypatch.setattr(loading, "_load_network", lambda *_: pytest.fail("loaded all the same"))
-    with pytest.raises(ModelUnavailable, match=r"needs about .* of memory and .* are free"):
+    with pytest.raises(ModelUnavailable, match=r"needs about .* of memory in bfloat16 and .* are free"):
         load_model(str(folder), device="cpu")
 
 
@@ -396,8 +396,25 @@ def test_a_model_is_found_by_id_and_by_folder(shipped: Path, tmp_path: Path, mon
 
 
 def test_a_hub_id_is_passed_on(shipped: Path) -> None:
-    entry = find_model("Qwen/Qwen3-0.6B")
-    assert (entry.id, entry.n_layers, entry.shipped, entry.on_hub) == ("Qwen/Qwen3-0.6B", 0, False, True)
+    entry = find_model("owner/name")
+    assert (entry.id, entry.n_layers, entry.shipped, entry.on_hub) == ("owner/name", 0, False, True)
+    pinned = find_model(f"owner/name@{'a' * 40}")
+    assert (pinned.id, pinned.on_hub) == (f"owner/name@{'a' * 40}", True)
+    assert "aaaaaaaaaaaa" in pinned.title
+    assert catalogue.split_hub_id(pinned.id) == ("owner/name", "a" * 40)
+
+
+def test_a_hub_id_of_the_catalogue_comes_with_its_facts(shipped: Path) -> None:
+    for model_id in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@main"):
+        entry = find_model(model_id)
+        assert (entry.id, entry.family, entry.n_layers, entry.d_mlp, entry.d_model) == (
+            model_id,
+            "qwen3",
+            28,
+            3072,
+            1024,
+        )
+        assert (entry.parameters, entry.base_id, entry.on_hub) == (596_049_920, "Qwen/Qwen3-0.6B-Base", True)
 
 
 ODD = [
@@ -410,6 +427,9 @@ ODD = [
     "a b",
     "owner/na me",
     "owner/../x",
+    "owner/name@",
+    "owner/name@../x",
+    "owner/name@a b",
     "ü/ü",
     "~nobody/x",
     "x" * 9000,

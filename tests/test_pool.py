@@ -11,6 +11,7 @@ import pytest
 from pprobe_core.errors import Cancelled, ModelUnavailable
 from pprobe_core.models.loading import LoadedModel, load_model
 from pprobe_core.models.pool import ModelPool
+from pprobe_core.models.watching import Watch
 from tests.tiny_models import write_tiny_model
 
 
@@ -54,7 +55,7 @@ def test_two_threads_never_share_a_model(folders: list[str]) -> None:
 def test_a_model_is_loaded_once_and_only_one_at_a_time(folders: list[str]) -> None:
     now, most, loads = [0], [0], []
 
-    def load(name: str) -> LoadedModel:
+    def load(name: str, *, watch: Watch | None = None) -> LoadedModel:
         now[0] += 1
         most[0] = max(most[0], now[0])
         loads.append(name)

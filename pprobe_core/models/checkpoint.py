@@ -111,7 +111,7 @@ def header(file: Path) -> Header:
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weight file, as `sha256sum` prints it; of several files, over their hashes in name order."""
-    digests = [_file_sha256(file) for file in weight_files(folder)]
+    digests = [file_sha256(file) for file in weight_files(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -126,8 +126,8 @@ def _damaged(file: Path, size: int, expected: int | None) -> ModelUnavailable:
     return ModelUnavailable(f"{file} is truncated or damaged: {found}. Download or copy the file again.")
 
 
-def _file_sha256(file: Path) -> str:
-    """Hash of a file's bytes; remembered for large files by path, size and modification time."""
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes; remembered for large files by path, size and modification time."""
     stat = file.stat()
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     memory = settings.cache_dir() / "weights_sha256.json"

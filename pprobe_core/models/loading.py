@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,17 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pprobe_core.errors import BadRequest, ModelUnavailable
-from pprobe_core.models import hub
-from pprobe_core.models.catalogue import ModelEntry, entry_of_hub_folder, find_model
-from pprobe_core.models.checkpoint import config_sha256, header, read_config, read_json, weight_files, weights_sha256
-from pprobe_core.models.memory import free_memory, require_memory
+from pprobe_core.errors import ModelUnavailable
+from pprobe_core.models import devices, hub, pace, transfer
+from pprobe_core.models.catalogue import ModelEntry, entry_of_hub_folder, find_model, split_hub_id
+from pprobe_core.models.checkpoint import config_sha256, header, read_json, weight_files, weights_sha256
+from pprobe_core.models.devices import Placement
+from pprobe_core.models.preflight import Preflight, hub_values, preflight
 from pprobe_core.models.structure import Structure, discover
+from pprobe_core.models.watching import Watch
 from pprobe_core.wording import plural
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_STORED = {"BF16": "bfloat16", "F16": "float16"}
 
 # Used when a tokeniser brings no chat template: the plainest form a base model can continue.
 PLAIN_TEMPLATE = (
@@ -60,39 +62,48 @@ class LoadedModel:
         return sum(tensors.values())
 
 
-def load_model(model: str, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
-    """Load a shipped id, a local folder or a hub id; float32 on the CPU, the checkpoint's own dtype elsewhere.
+def load_model(
+    model: str, *, device: str | None = None, dtype: str | None = None, watch: Watch | None = None
+) -> LoadedModel:
+    """Load a shipped id, a local folder or a hub id, on the device and in the dtype that `devices.place` chooses.
 
-    Only safetensors are read and no code of the checkpoint runs. Raises ModelUnavailable with one plain sentence when
-    files are missing or damaged, memory is short, or the structure cannot be proved; BadRequest for an unknown device
-    or dtype.
+    What speaks against the model is found before anything is fetched, then missing files of a hub model are fetched at
+    one commit. Only safetensors are read and no code of the checkpoint runs. `watch` is told of every phase and may
+    stop it between two pieces. Raises ModelUnavailable with one plain sentence when files are missing or damaged,
+    memory is short, the network is gone, or the structure cannot be proved; BadRequest for an unknown device or dtype;
+    Cancelled when `watch` says stop.
     """
-    entry = find_model(model)
-    place = choose_device(device)
-    if entry.on_hub:
-        folder, revision = hub.download(entry.id, lambda n_values: _require(entry.id, n_values, dtype, place))
-        entry = entry_of_hub_folder(entry.id, folder)
-    else:
-        folder, revision = Path(entry.path), None
-    stored = [header(file).values for file in weight_files(folder)]
-    chosen = _choose_dtype(dtype, place, stored)
-    _require(entry.id, sum(sum(values.values()) for values in stored), chosen, place)
+    watch = watch or Watch()
+    flight = preflight(model, device, dtype)
+    flight.require()
+    entry, folder = _files(flight, watch)
+    placement = flight.placement
+    if placement is None:
+        raise ModelUnavailable(f"{entry.id} cannot be placed: its weights are not known. Download it again.")
+    watch.enter("loading")
+    started = time.monotonic()
     with _quiet():
         config = _load_config(folder)
         tokenizer, notes = _load_tokenizer(folder)
-        network = _place(_load_network(folder, config, DTYPES[chosen]), place, entry.id)
+        network = _load_network(folder, config, placement, entry.id)
         _require_fit(folder, tokenizer, network)
+        watch.check()
+        watch.enter("proving")
         structure = discover(network, tokenizer)
+    watch.check()
+    pace.remember("load", flight.load_bytes, time.monotonic() - started)
+    if placement.reduced:
+        notes.append(f"Weights are in {placement.dtype}: {placement.reason}")
     return LoadedModel(
         id=entry.id,
         path=str(folder),
         family=entry.family,
-        revision=revision,
+        revision=flight.revision,
         weights_sha256=weights_sha256(folder),
         config_sha256=config_sha256(folder),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
-        dtype=chosen,
-        device=place,
+        dtype=placement.dtype,
+        device=placement.device,
         model=network,
         tokenizer=tokenizer,
         structure=structure,
@@ -101,24 +112,44 @@ def load_model(model: str, *, device: str | None = None, dtype: str | None = Non
     )
 
 
-def estimated_bytes(model: str, *, device: str | None = None, dtype: str | None = None) -> int:
-    """Bytes a model's weights will take once loaded, from its safetensors headers; 0 for a hub model."""
+def estimated_bytes(model: str, *, device: str | None = None, dtype: str | None = None, reclaimable: int = 0) -> int:
+    """Bytes that a model will take once loaded; 0 where that is not known before loading, which then says why.
+
+    From its safetensors headers where it is here, else the catalogue, else what the hub says.
+    """
     entry = find_model(model)
-    return entry.parameters * _bytes_per_value(dtype, choose_device(device))
+    try:
+        values = _stored_values(entry)
+        return devices.place(entry.id, values, devices.detect(reclaimable), device, dtype).needed - devices.OVERHEAD
+    except ModelUnavailable:
+        return 4 * entry.parameters
 
 
-def choose_device(device: str | None) -> str:
-    """The named device, else CUDA, else Apple's MPS, else the CPU. Raises BadRequest when it is not there."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False) or (index and not (kind == "cuda" and index.isdigit())):
-        usable = ", ".join(name for name, ok in there.items() if ok)
-        raise BadRequest(f"The device “{device}” is not available here. Usable are: {usable}.")
-    if index and int(index) >= torch.cuda.device_count():
-        raise BadRequest(f"The device “{device}” is not available here: {torch.cuda.device_count()} GPUs are present.")
-    return device
+def _stored_values(entry: ModelEntry) -> dict[str, int]:
+    """Numbers in the checkpoint by dtype. Raises ModelUnavailable where that is not known."""
+    if entry.on_hub:
+        repo_id, revision = split_hub_id(entry.id)
+        here = hub.local_snapshot(repo_id, revision)
+        if here is None:
+            return {"BF16": entry.parameters} if entry.parameters else hub_values(hub.ask(repo_id, revision))
+        folder = here[0]
+    else:
+        folder = Path(entry.path)
+    values: dict[str, int] = {}
+    for file in weight_files(folder):
+        for name, n in header(file).values.items():
+            values[name] = values.get(name, 0) + n
+    return values
+
+
+def _files(flight: Preflight, watch: Watch) -> tuple[ModelEntry, Path]:
+    """The model's entry and its folder, once all its files are there."""
+    entry = find_model(flight.model)
+    if not entry.on_hub:
+        return entry, Path(entry.path)
+    repo_id, revision = split_hub_id(entry.id)
+    folder = flight.here or transfer.fetch(hub.ask(repo_id, revision), watch)
+    return entry_of_hub_folder(entry.id, folder), folder
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -130,31 +161,6 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     special = {key: str(value) for key, value in sorted(tokenizer.special_tokens_map.items())}
     text = json.dumps([rules, special, str(tokenizer.chat_template)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _choose_dtype(dtype: str | None, device: str, stored: list[dict[str, int]]) -> str:
-    """The asked dtype, else float32 on the CPU and the one most values are stored in elsewhere."""
-    if dtype is not None:
-        if dtype not in DTYPES:
-            raise BadRequest(f"The dtype “{dtype}” is not known. Accepted are {', '.join(DTYPES)}.")
-        return dtype
-    if device == "cpu":
-        return "float32"
-    counts: dict[str, int] = {}
-    for values in stored:
-        for name, n in values.items():
-            counts[name] = counts.get(name, 0) + n
-    return _STORED.get(max(counts, key=lambda name: counts[name], default=""), "float32")
-
-
-def _require(name: str, n_values: int, dtype: str | None, device: str) -> None:
-    """Refuse a model whose weights cannot fit: in the GPU's free memory, else in the free RAM."""
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
-    require_memory(name, n_values * _bytes_per_value(dtype, device), free)
-
-
-def _bytes_per_value(dtype: str | None, device: str) -> int:
-    return 4 if device == "cpu" and dtype is None else DTYPES[dtype or "bfloat16"].itemsize
 
 
 def _load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
@@ -190,44 +196,28 @@ def _load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
 
 def _load_config(folder: Path) -> Any:
     """The configuration of a decoder that transformers knows without code of the checkpoint's own."""
-    raw = read_config(folder)
     for name in ("generation_config.json", "tokenizer_config.json"):  # damaged ones would be passed over in silence
         if (folder / name).is_file():
             read_json(folder / name)
-    family = raw.get("model_type")
-    if not isinstance(family, str) or not family:
-        raise ModelUnavailable(
-            f"{folder / 'config.json'} does not say what kind of model it is (model_type). "
-            "Take config.json from the model's own page or folder."
-        )
-    if family not in transformers.CONFIG_MAPPING:
-        code = " without running code from its folder, which is never done" if raw.get("auto_map") else ""
-        raise ModelUnavailable(
-            f"The model in {folder} is of the kind “{family}”, which transformers {transformers.__version__} does not "
-            f"know{code}. Choose a model of a known family, such as Llama, Qwen, Gemma, Mistral or Phi."
-        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as e:  # every architecture checks its own fields
         raise ModelUnavailable(
-            f"{folder / 'config.json'} is not a valid configuration of a {family} model ({_one_line(e)}). "
+            f"{folder / 'config.json'} is not a valid configuration ({_one_line(e)}). "
             "Take config.json from the model's own page or folder."
         ) from e
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
-        raise ModelUnavailable(
-            f"The model in {folder} is of the kind “{family}”, which is not loaded as one that continues a text. "
-            "Choose a decoder, such as a Llama, Qwen, Gemma, Mistral or Phi chat model."
-        )
     return config
 
 
-def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """The network with every parameter taken from the checkpoint, on the CPU."""
+def _load_network(folder: Path, config: Any, placement: Placement, name: str) -> Any:
+    """The network in eval mode on its device or devices, every parameter taken from the checkpoint, no gradients."""
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=dtype,
+            dtype=DTYPES[placement.dtype],
+            device_map=_device_map(placement),
+            max_memory=dict(placement.max_memory) or None,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
@@ -236,7 +226,8 @@ def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         )
     except (MemoryError, torch.OutOfMemoryError) as e:
         raise ModelUnavailable(
-            f"{folder.name} does not fit in memory. Close other programs or choose a smaller model."
+            f"{name} does not fit into the memory of {placement.device}. Close other programs, choose a smaller model, "
+            "or run it on another device."
         ) from e
     except ImportError as e:  # of a library: the model's files are not at fault
         raise ModelUnavailable(
@@ -257,18 +248,19 @@ def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> Any:
                 f"The weights in {folder} do not belong to its configuration: {plural(len(keys), 'tensor', what)} "
                 f"({min(keys)}{' and others' if len(keys) > 1 else ''}). Use the files of one and the same model."
             )
-    return network
-
-
-def _place(network: Any, device: str, name: str) -> Any:
-    """The network on its device, in eval mode, its parameters without gradients."""
-    try:
-        return network.to(device).eval().requires_grad_(False)
-    except torch.OutOfMemoryError as e:
+    if any(tensor.device.type == "meta" for tensor in (*network.parameters(), *network.buffers())):
         raise ModelUnavailable(
-            f"{name} does not fit into the memory of {device}. Close other programs, choose a smaller model, or run "
-            "it on the CPU."
-        ) from e
+            f"{name} did not fit on {placement.title}, and a part of it would wait elsewhere, out of reach for reading "
+            "its neurons' output weights. Close other programs, or use a larger GPU or a smaller model."
+        )
+    return network.eval().requires_grad_(False)
+
+
+def _device_map(placement: Placement) -> str | dict[str, str] | None:
+    """What transformers calls the placement: layers shared out in order, or everything in one place."""
+    if placement.device == "cpu":
+        return None
+    return "auto" if placement.spread else {"": placement.device}
 
 
 def _require_fit(folder: Path, tokenizer: Any, network: Any) -> None:

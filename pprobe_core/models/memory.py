@@ -4,8 +4,6 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from pprobe_core.errors import ModelUnavailable
-
 OVERHEAD = 200 * 2**20  # bytes beside the weights: activations of a batch, buffers, the file being read
 
 
@@ -23,15 +21,6 @@ def free_memory() -> int:
     except (OSError, ValueError, StopIteration):
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - used + reclaimable))
-
-
-def require_memory(name: str, needed: int, free: int) -> None:
-    """Raise ModelUnavailable when `needed` bytes of weights and the overhead exceed the `free` ones."""
-    if needed + OVERHEAD > free:
-        raise ModelUnavailable(
-            f"{name} needs about {gigabytes(needed + OVERHEAD)} of memory and {gigabytes(free)} are free. "
-            "Close other programs, choose a smaller model or use a machine with more memory."
-        )
 
 
 def gigabytes(n_bytes: int) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from pprobe_core.errors import Cancelled
+from pprobe_core.models import devices
 from pprobe_core.models.catalogue import find_model
-from pprobe_core.models.loading import LoadedModel, choose_device, estimated_bytes, load_model
-from pprobe_core.models.memory import free_memory
+from pprobe_core.models.loading import LoadedModel, estimated_bytes, load_model
+from pprobe_core.models.watching import Watch
 
 _POLL = 0.1  # seconds between two looks at the cancel flag while waiting
 
@@ -38,10 +39,10 @@ class ModelPool:
     stay in memory up to the byte limit, then the least recently used goes first; a model in use is never dropped. The
     limit says how much is kept, not what fits: a model larger than the limit is admitted when it is alone, and
     whether it fits at all is the loader's question. Default limit: half of the memory that is free at the start, of
-    the GPU where there is one.
+    the GPU where there is one. `load(model_id, watch=...)` is what loads a model that is not in memory.
     """
 
-    def __init__(self, byte_limit: int | None = None, load: Callable[[str], LoadedModel] = load_model) -> None:
+    def __init__(self, byte_limit: int | None = None, load: Callable[..., LoadedModel] = load_model) -> None:
         self.byte_limit = _free_where_models_live() // 2 if byte_limit is None else byte_limit
         self._load = load
         self._slots: dict[str, _Slot] = {}
@@ -50,13 +51,16 @@ class ModelPool:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def lease(self, model: str, cancelled: threading.Event | None = None) -> Iterator[LoadedModel]:
+    def lease(
+        self, model: str, cancelled: threading.Event | None = None, watch: Watch | None = None
+    ) -> Iterator[LoadedModel]:
         """The model for the caller alone until the block ends; waits for its turn.
 
-        Raises Cancelled when `cancelled` is set while waiting, ModelUnavailable when the model cannot be loaded.
+        `watch` is told what loading does where the model is not in memory yet, and may stop it. Raises Cancelled when
+        `cancelled` is set while waiting, ModelUnavailable when the model cannot be loaded.
         """
         model_id = find_model(model).id
-        yielded = self._acquire(model_id, cancelled or threading.Event())
+        yielded = self._acquire(model_id, cancelled or threading.Event(), watch)
         try:
             yield yielded
         finally:
@@ -78,35 +82,39 @@ class ModelPool:
         with self._changed:
             return sum(slot.n_bytes for slot in self._slots.values())
 
+    def idle_bytes(self) -> int:
+        """Bytes of weights in memory that nobody is using: what making room for another model would free."""
+        with self._changed:
+            return self._idle_bytes()
+
     def clear(self) -> None:
         """Drop every idle model and hand its memory back to the system."""
         with self._changed:
             self._drop([i for i, slot in self._slots.items() if slot.user is None])
             self._changed.notify_all()
 
-    def _acquire(self, model_id: str, cancelled: threading.Event) -> LoadedModel:
+    def _acquire(self, model_id: str, cancelled: threading.Event, watch: Watch | None) -> LoadedModel:
         """Wait in line, then take the idle model or load it."""
-        needed, files, ticket = estimated_bytes(model_id), _file_times(model_id), object()
+        files, ticket = _file_times(model_id), object()
+        needed: int | None = None  # bytes, looked up only when the model has to be loaded: it may take the network
         with self._changed:
             queue = self._queues.setdefault(model_id, deque())
             queue.append(ticket)
-            try:
-                while True:
-                    if cancelled.is_set():
-                        raise Cancelled(f"Stopped while waiting for the model {model_id}.")
-                    if queue[0] is ticket:
-                        taken = self._take(model_id, files)
-                        if taken is not None:
-                            return taken
-                        if model_id not in self._slots and not self._loading and self._make_room(needed):
-                            self._loading = True
-                            break
-                    self._changed.wait(_POLL)
-            finally:
+        try:
+            while True:
+                with self._changed:
+                    taken, idle = self._turn(model_id, files, ticket, needed, cancelled)
+                if taken is not None:
+                    return taken
+                if idle is None:
+                    break
+                needed = estimated_bytes(model_id, reclaimable=idle)
+        finally:
+            with self._changed:
                 queue.remove(ticket)
                 self._changed.notify_all()
         try:
-            loaded = self._load(model_id)  # outside the lock: others may go on with models that are there
+            loaded = self._load(model_id, watch=watch)  # outside the lock: others may go on with models that are there
         except BaseException:
             with self._changed:
                 self._loading = False
@@ -123,6 +131,35 @@ class ModelPool:
         if cancelled.is_set():
             raise Cancelled(f"Stopped while the model {model_id} was being loaded.")
         return loaded
+
+    def _turn(
+        self,
+        model_id: str,
+        files: tuple[tuple[str, int, int], ...],
+        ticket: object,
+        needed: int | None,
+        cancelled: threading.Event,
+    ) -> tuple[LoadedModel | None, int | None]:
+        """Wait for this ticket's turn: (the model, None) when it is in memory, (None, None) when the caller may load
+        it, (None, bytes that idle models take) when it must first find out how much room it needs.
+        """
+        while True:
+            if cancelled.is_set():
+                raise Cancelled(f"Stopped while waiting for the model {model_id}.")
+            if self._queues[model_id][0] is ticket:
+                taken = self._take(model_id, files)
+                if taken is not None:
+                    return taken, None
+                if model_id not in self._slots and not self._loading:
+                    if needed is None:
+                        return None, self._idle_bytes()
+                    if self._make_room(needed):
+                        self._loading = True
+                        return None, None
+            self._changed.wait(_POLL)
+
+    def _idle_bytes(self) -> int:
+        return sum(slot.n_bytes for slot in self._slots.values() if slot.user is None)
 
     def _take(self, model_id: str, files: tuple[tuple[str, int, int], ...]) -> LoadedModel | None:
         """The model if it is in memory and idle; one whose files have changed on disk since is dropped instead."""
@@ -167,13 +204,16 @@ class ModelPool:
         gc.collect()  # networks hold reference cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
         with contextlib.suppress(OSError, AttributeError):  # not every C library has it
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _free_where_models_live() -> int:
-    """Free bytes of the GPU when models go there, else of RAM."""
-    return torch.cuda.mem_get_info()[0] if choose_device(None).startswith("cuda") else free_memory()
+    """Free bytes of the GPUs when models go there, else of RAM."""
+    found = devices.detect()
+    return sum(d.free for d in found if d.kind == found[0].kind)
 
 
 def _file_times(model_id: str) -> tuple[tuple[str, int, int], ...]:
