@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Low to high, as docs/architecture.md says; a room may import what lies lower, and its own height where named.
 HEIGHTS = (
-    {"settings", "errors", "wording"},
+    {"settings", "errors", "wording", "paper"},
     {"circuits", "models", "stats"},
     {"probing", "interventions"},
-    {"store", "charts"},
+    {"store", "charts", "compare_stats"},
     {"sweep_rows"},
-    {"sweeping", "sweep_charts"},
+    {"sweeping", "sweep_charts", "compare_words"},
     {"response_charts", "window_charts"},
-    {"jobs", "training"},
+    {"jobs", "training", "compare_charts"},
     {"report", "sweep_report"},
     {"cli", "ui"},
     {"__main__", "pages", "app"},
