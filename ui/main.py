@@ -16,6 +16,7 @@ page = st.navigation(
         st.Page("../pages/dose.py", title="Dose response", icon=":material/show_chart:", url_path="dose"),
         st.Page("../pages/window.py", title="Injection window", icon=":material/grid_on:", url_path="window"),
         st.Page("../pages/controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
+        st.Page("../pages/compare.py", title="Compare", icon=":material/compare:", url_path="compare"),
         st.Page("../pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
         st.Page("../pages/glossary.py", title="Glossary", icon=":material/menu_book:", url_path="glossary"),
     ]

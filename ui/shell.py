@@ -16,17 +16,18 @@ from pprobe_core import charts
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.circuits.prompt_sets import default_prompts, load_prompt_set
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.comparison import CompareRequest, labels
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreUnavailable
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, job_id_of
-from pprobe_core.wording import plural
+from pprobe_core.wording import duration, plural
 from ui import backend, words
 
-START, PROBE, DOSE, WINDOW, CONTROLS, GLOSSARY = (
-    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "glossary")
+START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, GLOSSARY = (
+    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "glossary")
 )
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
@@ -106,6 +107,9 @@ def selections() -> Mapping[str, Selection]:
         "run": Selection("", _is_id),
         "sweep": Selection("", _is_id),
         "ranking": Selection("shared", lambda v: v in RANKINGS),
+        "models": Selection("", lambda v: 0 < len(v) <= 2000),
+        "circuits": Selection("", lambda v: bool(v) and all(circuit in known for circuit in v.split(","))),
+        "view": Selection("overview", lambda v: v in words.COMPARE_VIEWS),
     }
 
 
@@ -337,7 +341,7 @@ def _job_panel(was_busy: bool) -> None:
             st.caption("Start a run on the Start page; it goes on while you look at other pages.")
             return
         st.caption(f"Last: {escaped(job_title(last.request))}")
-        if last.state == "done" and last.run_id:
+        if last.state == "done" and (last.run_id or isinstance(last.request, CompareRequest)):
             page, query = result_page(last)
             st.page_link(page, label="Open result", icon=":material/open_in_new:", query_params=query)
         elif last.state == "failed":
@@ -355,11 +359,19 @@ def job_title(request: Request) -> str:
         except BadRequest:
             return kind
         return f"{kind}: {circuit_title(run.circuit)}, {run.model}"
+    if isinstance(request, CompareRequest):
+        names = ", ".join(labels(request.models)[model] for model in request.models)
+        return f"Comparison of {names}: {plural(len(request.circuits), 'behaviour')}"
     return f"{circuit_title(request.circuit)}, {request.model}"
 
 
 def result_page(job: JobStatus) -> tuple[str, dict[str, str]]:
     """The page that shows what a finished job made, and the address it is opened with."""
+    if isinstance(job.request, CompareRequest):
+        query = {"models": ",".join(job.request.models)}
+        return COMPARE, query | (
+            {} if len(job.request.circuits) == len(circuits()) else {"circuits": ",".join(job.request.circuits)}
+        )
     query = {"run": str(job.run_id)}
     if not isinstance(job.request, SweepRequest):
         return PROBE, query
@@ -372,10 +384,19 @@ def job_progress(job: JobStatus, key: str) -> None:
     st.markdown(f"**{escaped(job_title(job.request))}**")
     share = min(job.done / job.total, 1.0) if job.total else 0.0
     text = job.message or "Starting"
+    if job.unit_at is not None:
+        unit = job.unit_at
+        st.progress(
+            min((job.n_units_done + share / 2) / max(job.n_units, 1), 1.0),
+            text=escaped(
+                f"Part {job.n_units_done + 1} of {job.n_units}: {labels([unit.model])[unit.model]}, "
+                f"{circuit_title(unit.circuit).lower()}, {unit.kind}"
+            ),
+        )
     if job.total:
-        text += f": {job.done:,} of {job.total:,} {job.unit}"
+        text += f": {job.count}"
     if job.eta_seconds is not None:
-        text += f", about {max(round(job.eta_seconds), 1)} s left"
+        text += f", about {duration(job.eta_seconds)} left"
     st.progress(share, text=escaped(text))
     if st.button(
         "Cancel", key=f"cancel_{key}", icon=":material/stop_circle:", help="Stop; what is finished so far is kept."

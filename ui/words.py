@@ -251,7 +251,39 @@ HELP: Mapping[str, str] = {
     "sweep_button": "Edits the model at every point and at every random control; nothing is changed for good.",
     "label": "What you say this answer is. It is kept beside what the rules said.",
     "split": "Discovery prompts chose the neurons; held-out ones took no part.",
+    "compare_models": "Two to six: shipped models, models with runs, or any folder or hub id (type it, press Enter).",
+    "compare_circuits": "Which behaviours to compare. Every one is probed in every model.",
+    "compare_sweeps": "Which tests to run on every probe. Without them only the two passes are compared.",
+    "compare_bases": "Also probe the model before alignment where there is one, to see what alignment made.",
+    "compare_prompts": "The set every model is probed on. Only the same prompts make numbers strictly comparable.",
+    "compare_matrix": "Every part is a run or a sweep of its own, found on the other pages as well.",
+    "compare_button": "Queues the parts that are missing or failed, model by model. It can be stopped and continued.",
+    "compare_view": "Which side of the comparison to show.",
+    "compare_strength": "Strength of the injected direction; each model shows its own nearest one. Above zero towards "
+    "the target tokens.",
+    "quantity": "Which layer-wise number to lay over each other.",
+    "scaled": "Divides each line by its model's own change between the two prompts, so that shapes can be compared.",
+    "dose_value": "How far F moves, in units of the unedited F (−100 %: the decision is gone), or how many answers "
+    "change.",
+    "dose_axis": "Count neurons as they are, or as a share of the model's neurons.",
+    "overlap_model": "The model whose behaviours are compared with each other.",
+    "fit_log": "Fit against the logarithm of FFN/Skip; the ratios span decades.",
+    "with_paper": "Lay the paper's own numbers over yours, marked as such. They were measured on other models.",
 }
+
+COMPARE_VIEWS: Mapping[str, str] = {
+    "overview": "FFN/Skip",
+    "layers": "Layer by layer",
+    "neurons": "Where the neurons are",
+    "dose": "Dose response",
+    "window": "Injection window",
+    "alignment": "Before and after alignment",
+    "overlap": "Shared neurons",
+    "fit": "Ratio against ablation",
+    "words": "In words",
+}
+EFFECTS: Mapping[str, str] = {"relative": "Change of F, in its own units", "changed": "Answers that change class"}
+DOSE_AXES: Mapping[str, str] = {"n_neurons": "Number of neurons", "fraction": "Share of all neurons"}
 
 QUANTITIES: Mapping[str, str] = {
     "ffn": "FFN",

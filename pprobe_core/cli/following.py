@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pprobe_core import settings
 from pprobe_core.cli.output import STDOUT, fail, progress, say, write_answer
 from pprobe_core.errors import BadRequest, Cancelled, PprobeError
+from pprobe_core.wording import duration
 
 if TYPE_CHECKING:
     from pprobe_core.jobs import Jobs, JobStatus
@@ -45,9 +46,10 @@ def finished(jobs: "Jobs", request: "Request") -> "JobStatus":
         job_id = jobs.submit(request)
         try:
             while not (status := jobs.wait(job_id, timeout=0.2)).ended:
-                count = f" {status.done} of {status.total} {status.unit}" if status.total else ""
-                eta = f", about {status.eta_seconds:.0f} s left" if status.eta_seconds is not None else ""
-                progress(f"{status.message}{count}{eta}")
+                count = f" {status.count}" if status.total else ""
+                eta = f", about {duration(status.eta_seconds)} left" if status.eta_seconds is not None else ""
+                part = "" if status.unit_at is None else f"{_part(status)}: "
+                progress(f"{part}{status.message}{count}{eta}")
         except KeyboardInterrupt:
             progress("Stopping after the piece at hand (Ctrl-C again: at once)")
             jobs.cancel(job_id)
@@ -60,6 +62,13 @@ def finished(jobs: "Jobs", request: "Request") -> "JobStatus":
         failure.exit_code = status.exit_code or BadRequest.exit_code
         raise failure
     raise Cancelled("Cancelled. The same command goes on where it stopped.")
+
+
+def _part(status: "JobStatus") -> str:
+    """The piece of a comparison in hand: "4 of 24, mini-llama, language, dose"."""
+    unit = status.unit_at
+    assert unit is not None  # noqa: S101  (the caller has looked)
+    return f"{status.n_units_done + 1} of {status.n_units}, {unit.model}, {unit.circuit}, {unit.kind}"
 
 
 def write_result(document: dict[str, object], what: str, result_id: str, target: str) -> None:

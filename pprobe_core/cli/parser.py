@@ -8,7 +8,8 @@ from typing import Any, NoReturn, get_args
 
 from pprobe_core import settings
 from pprobe_core.circuits.schema import Condition
-from pprobe_core.cli import listings, probing, responding, runs, sweeping
+from pprobe_core.cli import comparing, listings, probing, responding, runs, sweeping
+from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Position
 from pprobe_core.interventions.types import KINDS, N_DRAWS, DirectionKind, Side, SweepKind
@@ -36,11 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 2 bad request, 3 the model cannot be loaded or is unsupported, 130 cancelled.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    parser.set_defaults(run=_nothing_chosen("models, circuits, probe, sweep, respond, runs or train"))
+    parser.set_defaults(run=_nothing_chosen("models, circuits, probe, sweep, compare, respond, runs or train"))
     _add_models(commands)
     _add_circuits(commands)
     _add_probe(commands)
     _add_sweep(commands)
+    _add_compare(commands)
     _add_respond(commands)
     _add_runs(commands)
     _add_train(commands)
@@ -162,6 +164,27 @@ def _add_respond(commands: argparse._SubParsersAction) -> None:
     respond.add_argument("--seed", type=int, help="of sampled tokens")
     _add_db(respond)
     _add_json(respond)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = _command(commands, "compare", comparing.compare, "run and lay side by side what several models do")
+    compare.add_argument("--models", type=sweeping.names, required=True, metavar="A,B,...", help="two to six models")
+    compare.add_argument("--circuits", type=sweeping.names, default=(comparing.ALL,), metavar="all|C,...")
+    compare.add_argument(
+        "--sweeps",
+        type=sweeping.names,
+        default=SWEEP_PARTS,
+        metavar="dose,window|none",
+        help="interventions on every run (default: both)",
+    )
+    compare.add_argument("--no-bases", action="store_true", help="leave out the models before alignment")
+    prompts = (AUTO, "mini", "general")
+    compare.add_argument("--prompts", default=AUTO, choices=prompts, help="default: the set that fits each model")
+    compare.add_argument("--coupling", default="plain", choices=("plain", "norm_aware"), help="default: plain")
+    compare.add_argument("--limit", type=int, metavar="N", help="use the first N pairs of each set only")
+    compare.add_argument("--seed", type=int, default=settings.SEED, help="of every random draw (default: %(default)s)")
+    _add_db(compare)
+    _add_json(compare)
 
 
 def _add_runs(commands: argparse._SubParsersAction) -> None:

@@ -1,0 +1,51 @@
+"""The command that lays models side by side."""
+
+import argparse
+
+from pprobe_core.circuits.library import load_circuits
+from pprobe_core.cli.following import finished, worker
+from pprobe_core.cli.output import STDOUT, say, write_answer
+from pprobe_core.comparison import SWEEP_PARTS, CompareRequest, SweepPart, checked_comparison
+from pprobe_core.errors import BadRequest
+
+ALL, NONE = "all", "none"
+
+
+def compare(options: argparse.Namespace) -> int:
+    """`compare`: run what is missing of a comparison and print it, or write the JSON."""
+    from pprobe_core import compare_frames, compare_report
+
+    request = checked_comparison(
+        CompareRequest(
+            models=options.models,
+            circuits=tuple(load_circuits()) if options.circuits == (ALL,) else options.circuits,
+            sweeps=_sweeps(options.sweeps),
+            bases=not options.no_bases,
+            prompts=options.prompts,
+            coupling=options.coupling,
+            limit=options.limit,
+            seed=options.seed,
+        )
+    )
+    with worker(options) as jobs:
+        finished(jobs, request)
+        found = compare_frames.compared(jobs.store, request)
+        if not options.json:
+            say(compare_report.compare_text(jobs.store, found))
+            return 0
+        write_answer(compare_report.compare_json(jobs.store, found), options.json)
+        if options.json != STDOUT:
+            say(f"The comparison was written to {options.json}.")
+    return 0
+
+
+def _sweeps(names: tuple[str, ...]) -> tuple[SweepPart, ...]:
+    if names == (NONE,):
+        return ()
+    chosen: list[SweepPart] = []
+    for name in names:
+        known = next((part for part in SWEEP_PARTS if part == name), None)
+        if known is None:
+            raise BadRequest(f"There is no sweep {name!r} here. Name {', '.join(SWEEP_PARTS)}, or {NONE}.")
+        chosen.append(known)
+    return tuple(chosen)

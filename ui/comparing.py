@@ -1,0 +1,383 @@
+"""The Compare page's parts: what is compared, where it stands, and its frames, read once for every state of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import compare_frames, compare_stats, compare_words
+from pprobe_core.compare_frames import Compared
+from pprobe_core.comparison import (
+    AUTO,
+    MAX_MODELS,
+    MIN_MODELS,
+    SWEEP_PARTS,
+    CompareRequest,
+    checked_comparison,
+)
+from pprobe_core.errors import PprobeError
+from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.store import job_id_of
+from pprobe_core.wording import plural
+from ui import backend, shell, words
+
+FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
+MARKS = {
+    "done": "✓", "missing": "–", "queued": "…", "running": "…", "failed": "✗", "cancelled": "–", "blocked": "✗",
+}  # fmt: skip
+KIND_NAMES = {"probe": "probe", "dose": "dose", "window": "window"}
+
+
+# ------------------------------------------------------------------------------------------------ what is compared
+
+
+def take_over_address() -> None:
+    """Let a link choose models and behaviours; they stand in the address as one word each."""
+    state = st.session_state
+    models = [m for m in state["models"].split(",") if m] or list(default_models())
+    circuits = [c for c in state["circuits"].split(",") if c in shell.circuits()] or list(shell.circuits())
+    if state.get("_compare_address") != (state["models"], state["circuits"]):
+        state["_compare_address"] = (state["models"], state["circuits"])
+        state["compare_models"], state["compare_circuits"] = models[:MAX_MODELS], circuits
+    state.setdefault("compare_models", models)
+    state.setdefault("compare_circuits", circuits)
+
+
+def _into_address() -> None:
+    state = st.session_state
+    chosen = [str(m).strip() for m in state["compare_models"]]
+    state["models"] = "" if chosen == list(default_models()) else ",".join(chosen)
+    all_of_them = list(state["compare_circuits"]) == list(shell.circuits())
+    state["circuits"] = "" if all_of_them else ",".join(state["compare_circuits"])
+    state["_compare_address"] = (state["models"], state["circuits"])
+
+
+def default_models() -> tuple[str, ...]:
+    """The aligned models that come with the product, of different families; two of them at least."""
+    shipped = list(shell.model_titles())
+    first = [m for m in FIRST_MODELS if m in shipped]
+    return tuple(first if len(first) >= MIN_MODELS else shipped[:MIN_MODELS])
+
+
+def known_models() -> list[str]:
+    """Shipped models, then those that have a run."""
+    runs = shell.store().runs()
+    return list(dict.fromkeys([*shell.model_titles(), *sorted(runs["model"].unique())]))
+
+
+def pickers() -> CompareRequest | None:
+    """The choices; None, with what is wrong said, while they make no comparison."""
+    state = st.session_state
+    take_over_address()
+    with st.container(border=True, key="compare_pickers"):
+        st.multiselect(
+            "Models",
+            list(dict.fromkeys([*known_models(), *state["compare_models"]])),
+            key="compare_models",
+            max_selections=MAX_MODELS,
+            accept_new_options=True,
+            help=words.HELP["compare_models"],
+            on_change=_into_address,
+            persist_state="session",
+        )
+        st.multiselect(
+            "Behaviours",
+            list(shell.circuits()),
+            key="compare_circuits",
+            format_func=shell.circuit_title,
+            help=words.HELP["compare_circuits"],
+            on_change=_into_address,
+            persist_state="session",
+        )
+        state.setdefault("compare_sweeps", list(SWEEP_PARTS))
+        state.setdefault("compare_bases", True)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.pills(
+                "With sweeps",
+                SWEEP_PARTS,
+                key="compare_sweeps",
+                selection_mode="multi",
+                format_func=lambda part: words.SWEEP_KINDS[part],
+                help=words.HELP["compare_sweeps"],
+                persist_state="session",
+            )
+            st.toggle(
+                "With base models", key="compare_bases", help=words.HELP["compare_bases"], persist_state="session"
+            )
+        with st.expander("Advanced", icon=":material/tune:"):
+            _advanced()
+    try:
+        return checked_comparison(
+            CompareRequest(
+                models=tuple(str(m) for m in state["compare_models"]),
+                circuits=tuple(state["compare_circuits"]),
+                sweeps=tuple(state["compare_sweeps"] or ()),
+                bases=bool(state["compare_bases"]),
+                prompts=state["compare_prompts"],
+                coupling=state["compare_coupling"],
+                limit=int(state["compare_limit"] or 0) or None,
+                seed=int(state["compare_seed"]),
+            )
+        )
+    except PprobeError as error:
+        st.info(shell.escaped(str(error)), icon=":material/info:")
+        return None
+
+
+def _advanced() -> None:
+    state = st.session_state
+    for key, default in (
+        ("compare_prompts", AUTO),
+        ("compare_coupling", "plain"),
+        ("compare_limit", 0),
+        ("compare_seed", ProbeRequest.seed),
+    ):
+        state.setdefault(key, default)
+    prompts, coupling, limit, seed = st.columns(4)
+    prompts.selectbox(
+        "Prompt set",
+        [AUTO, *words.PROMPT_SETS],
+        key="compare_prompts",
+        format_func=lambda p: words.PROMPT_SETS.get(p, "What fits each model"),
+        help=words.HELP["compare_prompts"],
+        persist_state="session",
+    )
+    coupling.selectbox(
+        "Coupling",
+        list(words.COUPLINGS),
+        key="compare_coupling",
+        format_func=lambda c: words.COUPLINGS[c],
+        help=words.HELP["coupling"],
+        persist_state="session",
+    )
+    limit.number_input(
+        "Pairs at most", 0, 10_000, key="compare_limit", help=words.HELP["limit"], persist_state="session"
+    )
+    seed.number_input("Seed", 0, 2**31 - 1, key="compare_seed", help=words.HELP["seed"], persist_state="session")
+
+
+# -------------------------------------------------------------------------------------------------- where it stands
+
+
+def state_of(request: CompareRequest, found: Compared) -> None:
+    """The matrix of what is there, the button that asks for the rest, and its one progress view."""
+    job = backend.find_job(job_id_of(request))
+    active = job is not None and job.state in shell.ACTIVE
+    with st.container(border=True, key="compare_state"):
+        done = sum(part.state == "done" for part in found.parts)
+        st.markdown(f"**{done} of {len(found.parts)} parts are there**", help=words.HELP["compare_matrix"])
+        st.dataframe(
+            _matrix_table(found),
+            height="content",
+            key="compare_matrix",
+            alt="Which parts of the comparison are there, by behaviour and model",
+            column_config={"_index": st.column_config.TextColumn("Behaviour", width="medium")},
+        )
+        st.caption("✓ there, … waiting or running, – not run yet, ✗ cannot be run (the reason stands below).")
+        for reason, places in _failures(found).items():
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+            st.error(shell.escaped(f"{'; '.join(places[:3])}{more}: {reason}"), icon=":material/error:")
+        if refused := st.session_state.pop("refused", None):
+            st.error(shell.escaped(refused), icon=":material/error:")
+        if active and job is not None:
+            shell.watch_job(job.job_id)
+            return
+        if job is not None and job.state == "failed":
+            st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
+        elif job is not None and job.state == "cancelled" and found.n_missing:
+            st.caption(":material/stop_circle: It was cancelled. What was finished is kept: it goes on from there.")
+        if st.button(
+            f"Run what is missing ({plural(found.n_missing, 'part')})" if found.n_missing else "Everything is there",
+            key="compare_button",
+            type="primary",
+            icon=":material/play_arrow:" if found.n_missing else ":material/check:",
+            disabled=not found.n_missing,
+            help=words.HELP["compare_button"],
+        ):
+            shell.submit(request)
+            st.rerun()
+
+
+def _matrix_table(found: Compared) -> pd.DataFrame:
+    frame = compare_frames.matrix(found)
+    frame["cell"] = [f"{MARKS[s]} {KIND_NAMES[k]}" for s, k in zip(frame["state"], frame["kind"], strict=True)]
+    cells = frame.groupby(["circuit", "label"], sort=False)["cell"].agg("  ".join).unstack().fillna("")
+    order = list(dict.fromkeys(frame["label"]))
+    table = cells.reindex(index=list(found.request.circuits), columns=order)
+    table.index = [shell.circuit_title(c) for c in table.index]
+    return table
+
+
+def _failures(found: Compared) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for part in found.parts:
+        if part.state == "failed" and part.error:
+            place = f"{found.label(part.unit.model)}, {shell.circuit_title(part.unit.circuit).lower()}"
+            reasons.setdefault(part.error, []).append(place)
+    return reasons
+
+
+# ------------------------------------------------------------------------------------------------------ its frames
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a comparison, each read when it is first asked for and kept as long as its runs are the same."""
+
+    found: Compared
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What decides the frames: the results file, the finished runs and sweeps, the models' order."""
+        f = self.found
+        runs, sweeps = [r.run_id + r.stage for r in f.runs.values()], [s.sweep_id for s in f.sweeps.values()]
+        return (str(shell.store().path), *f.request.models, "runs", *runs, "sweeps", *sweeps, *_states(f))
+
+    @property
+    def models(self) -> list[str]:
+        """Labels of the chosen models, in their order: what gives them their colours."""
+        f = self.found
+        names = [f.label(m) for m in f.request.models]
+        bases = [f.label(b) for b in f.bases.values() if (b, "") not in f.runs]
+        return list(dict.fromkeys([*names, *bases]))[:MAX_MODELS]
+
+    def ratios(self) -> pd.DataFrame:
+        return _frame("ratios", self.key, "", _found=self.found)
+
+    def profile(self, quantity: str) -> pd.DataFrame:
+        return _frame("profile", self.key, quantity, _found=self.found)
+
+    def topology(self) -> pd.DataFrame:
+        return _frame("topology", self.key, "whole", _found=self.found)
+
+    def top_layers(self) -> pd.DataFrame:
+        return _frame("topology", self.key, "layers", _found=self.found)
+
+    def doses(self) -> pd.DataFrame:
+        return _frame("doses", self.key, "", _found=self.found)
+
+    def windows(self) -> pd.DataFrame:
+        return _frame("windows", self.key, "", _found=self.found)
+
+    def twins(self) -> pd.DataFrame:
+        return _frame("twins", self.key, "", _found=self.found)
+
+    def overlaps(self, model: str) -> pd.DataFrame:
+        return _frame("overlaps", self.key, model, _found=self.found)
+
+    def fit_points(self) -> pd.DataFrame:
+        return _frame("fit", self.key, "", _found=self.found)
+
+    def sentences(self) -> pd.DataFrame:
+        return _frame("sentences", self.key, "", _found=self.found)
+
+
+def _states(found: Compared) -> list[str]:
+    return [f"{part.state}{part.error or ''}" for part in found.parts]
+
+
+@st.cache_data(max_entries=48, show_spinner="Reading the runs")
+def _frame(name: str, key: tuple[str, ...], what: str, _found: Compared) -> pd.DataFrame:
+    """One frame; `key` and `what` decide it, `_found` holds what it is made from."""
+    store = shell.store()
+    if name == "ratios":
+        return compare_frames.ratios(_found)
+    if name == "profile":
+        return compare_frames.profiles(_found, store, what)
+    if name == "topology":
+        return compare_frames.topology(_found, store)[what == "layers"]
+    if name == "doses":
+        return compare_frames.doses(_found, store, _outcomes)
+    if name == "windows":
+        return compare_frames.windows(_found, store, _outcomes)
+    if name == "twins":
+        return compare_frames.twins(_found, store)
+    if name == "overlaps":
+        return compare_frames.overlaps(_found, store, what)
+    if name == "fit":
+        return compare_frames.fit_points(_found)
+    from pprobe_core.compare_report import differences
+
+    names = [_found.label(model) for model in _found.request.models]
+    return compare_words.pair_sentences(
+        compare_frames.ratios(_found), names, differences(_found, store), compare_frames.fit_points(_found)
+    )
+
+
+def _outcomes(sweep_id: str) -> pd.DataFrame:
+    return _outcome_table(sweep_id, str(shell.store().path))
+
+
+@st.cache_data(max_entries=120, show_spinner="Counting the answers")
+def _outcome_table(sweep_id: str, where: str) -> pd.DataFrame:
+    return compare_frames.outcome_table(shell.store(), sweep_id)
+
+
+def compared(request: CompareRequest) -> Compared:
+    """Where the comparison stands in the results file in use."""
+    return compare_frames.compared(shell.store(), request)
+
+
+def twin_tests(frames: Frames) -> Sequence[compare_stats.Opposition]:
+    """Base against aligned, a test per behaviour."""
+    return compare_stats.opposition_tests(frames.twins(), frames.found.request.seed)
+
+
+def model_of(found: Compared, label: str) -> str:
+    """The model that a label stands for."""
+    return next((model for model, name in found.labels.items() if name == label), label)
+
+
+def other_prompt_sets(found: Compared) -> bool:
+    """Whether the models were probed on different prompt sets, so that their numbers are not on the same prompts."""
+    return len({run.request.prompts for run in found.runs.values()}) > 1
+
+
+def ratio_table(ratios: pd.DataFrame) -> None:
+    """The FFN/Skip table of every model and behaviour, failing ones included."""
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    rows = ratios.assign(flip_rate=100 * ratios["flip_rate"])
+    rows["structure"] = rows["structure"].map(words.STRUCTURES).fillna("")
+    columns = [
+        "label",
+        "circuit_title",
+        "mean",
+        "low",
+        "high",
+        "median",
+        "n",
+        "flip_rate",
+        "structure",
+        "stage",
+        "note",
+    ]
+    st.dataframe(
+        rows[columns],
+        hide_index=True,
+        height="content" if len(rows) < 12 else 420,
+        key="ratio_table",
+        alt="FFN/Skip of every model and behaviour",
+        column_config={
+            "label": text("Model"),
+            "circuit_title": text("Behaviour", help=words.HELP["circuit"]),
+            "mean": number("FFN/Skip", format="%.2f", help=words.GLOSSARY["FFN/Skip ratio"]),
+            "low": number("95 % from", format="%.2f", help=words.GLOSSARY["Interval"]),
+            "high": number("95 % to", format="%.2f", help=words.GLOSSARY["Interval"]),
+            "median": number("Median", format="%.2f", help="Far from the mean where a few prompts carry it."),
+            "n": number("n", help="Prompts on which the ratio is defined."),
+            "flip_rate": number("Pairs that flip", format="%.0f %%", help=words.HELP["flip_rate"]),
+            "structure": text("Reading", help="What kind of circuit the two passes point to."),
+            "stage": text("Stage", help=words.HELP["stage"]),
+            "note": text("Note", help="Why there is no number."),
+        },
+    )
+
+
+def no_sweep(kind: str) -> None:
+    """What a view shows while its sweeps are not there."""
+    st.info(
+        f"No sweep of this kind is there yet ({words.SWEEP_KINDS[kind].lower()}). Choose it under **With sweeps** and "
+        "press **Run what is missing**.",
+        icon=":material/hourglass_empty:",
+    )
