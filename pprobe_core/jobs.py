@@ -22,17 +22,21 @@ from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.checkpoint import weights_sha256
-from pprobe_core.probing.types import Coupling, ProbeRequest
+from pprobe_core.models.watching import Watch
+from pprobe_core.probing.strings import check_strings
+from pprobe_core.probing.types import THINKING, Coupling, ProbeRequest
 from pprobe_core.store import JobRow, NotWritable, Request, Run, Store, job_id_of
 from pprobe_core.store.jobs import BlockKind, State
-from pprobe_core.wording import plural
+from pprobe_core.wording import parts_of_bytes, plural
 
 if TYPE_CHECKING:  # torch comes with these; pages that only read must not wait for it
     from pprobe_core.models.pool import ModelPool
 
 Phase = Literal[
     "",
+    "downloading",
     "loading",
+    "proving",
     "two passes",
     "generating",
     "scoring",
@@ -47,7 +51,9 @@ INTERNAL_ERROR = 1  # exit code of the command line for an error nobody foresaw
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled", "interrupted"})
 MESSAGES: dict[Phase, str] = {
     "": "",
+    "downloading": "Downloading the model",
     "loading": "Loading the model",
+    "proving": "Checking how the model is built",
     "two passes": "Running both prompts of each pair",
     "generating": "Reading the first words of the model's answers",
     "scoring": "Scoring every neuron",
@@ -58,6 +64,7 @@ MESSAGES: dict[Phase, str] = {
     "saving": "Saving the result",
 }
 UNITS: dict[Phase, str] = {  # what `done` of `total` counts in a phase
+    "downloading": "bytes",
     "two passes": "pairs",
     "generating": "pairs",
     "measuring neurons": "neurons",
@@ -100,13 +107,22 @@ class JobStatus:
         return UNITS.get(self.phase, "steps")
 
     @property
+    def count(self) -> str:
+        """What is done of the present phase, in words: "12 of 96 pairs", "1.2 of 3.4 GB"; "" without steps."""
+        if not self.total:
+            return ""
+        if self.unit == "bytes":
+            return parts_of_bytes(self.done, self.total)
+        return f"{self.done:,} of {self.total:,} {self.unit}"
+
+    @property
     def ended(self) -> bool:
         """True when nothing more will happen by itself."""
         return self.state in ENDED
 
 
 @dataclass
-class _Live:
+class _Live(Watch):
     """What the worker knows about the job in its hands."""
 
     job_id: str
@@ -125,6 +141,9 @@ class _Live:
 
     def enter(self, phase: Phase, total: int = 0, done: int = 0) -> None:
         self.phase, self.total, self.done, self.resumed, self.started = phase, total, done, done, time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self.done += n
 
     @property
     def at(self) -> str:
@@ -258,6 +277,10 @@ class Jobs:
                 self.store.set_job_state(live.job_id, "cancelled")
         self.store.close()
         return stopped
+
+    def reclaimable(self) -> int:
+        """Bytes of memory that idle models would give back to another one."""
+        return 0 if self._pool is None else self._pool.idle_bytes()
 
     @property
     def busy(self) -> bool:
@@ -445,7 +468,7 @@ class Jobs:
         _passive_waiting()
         from pprobe_core import sweeping
 
-        with self._models().lease(run.request.model, live.stop) as loaded:
+        with self._models().lease(run.request.model, live.stop, live) as loaded:
             sweeping.perform(self.store, loaded, run, request, live.at, live)
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
@@ -458,7 +481,7 @@ class Jobs:
         circuit = load_circuit(request.circuit)
         prompt_set = load_prompt_set(circuit, request.prompts)
         live.check()
-        with self._models().lease(request.model, live.stop) as loaded:
+        with self._models().lease(request.model, live.stop, live) as loaded:
             key = probe.request_key(loaded, circuit, prompt_set, request)
             known = self.store.find(key)
             if known is not None:
@@ -557,6 +580,9 @@ def checked(request: ProbeRequest) -> ProbeRequest:
     model = find_model(request.model).id
     if request.coupling not in COUPLINGS:
         raise BadRequest(f"There is no coupling {request.coupling!r}. The couplings are {', '.join(COUPLINGS)}.")
+    if request.thinking not in THINKING:
+        raise BadRequest(f"There is no state of thinking {request.thinking!r}. Choose auto, on or off.")
+    check_strings(circuit, request.target, request.control)
     limit_pairs(load_prompt_set(circuit, request.prompts).pairs, request.limit)
     prompts = request.prompts if request.prompts in BUILT_IN else str(Path(request.prompts).expanduser().resolve())
     return replace(request, model=model, prompts=prompts)

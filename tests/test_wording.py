@@ -2,7 +2,7 @@
 
 import pytest
 
-from pprobe_core.wording import plural
+from pprobe_core.wording import duration, gigabytes, parts_of_bytes, plural
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,12 @@ def test_a_number_agrees_with_its_noun_and_verb(n: int, said: str) -> None:
 
 def test_a_noun_may_have_another_ending() -> None:
     assert [plural(n, "pass", suffix="es") for n in (1, 2)] == ["1 pass", "2 passes"]
+
+
+def test_sizes_and_times_are_said_as_people_say_them() -> None:
+    assert [gigabytes(n) for n in (0, 5 * 2**20, 2**30, 1.55 * 2**30)] == ["0 MB", "5 MB", "1.0 GB", "1.6 GB"]
+    assert parts_of_bytes(2**30, 3 * 2**30) == "1.0 of 3.0 GB"
+    assert parts_of_bytes(2**19, 5 * 2**20) == "0.5 of 5.0 MB"
+    spans = [duration(s) for s in (0, 0.4, 42.4, 99, 100, 3600, 4800, 7200)]
+    assert spans == ["1 s", "1 s", "42 s", "99 s", "2 min", "60 min", "80 min", "2 h"]
+    assert duration(7320) == "2 h 2 min"

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pprobe_core.errors import BadRequest, ModelUnavailable
-from pprobe_core.models.memory import OVERHEAD, free_memory, gigabytes
+from pprobe_core.models.memory import OVERHEAD, free_memory
+from pprobe_core.wording import gigabytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

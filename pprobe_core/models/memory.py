@@ -21,8 +21,3 @@ def free_memory() -> int:
     except (OSError, ValueError, StopIteration):
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - used + reclaimable))
-
-
-def gigabytes(n_bytes: int) -> str:
-    """A size for people: 1.5 GB."""
-    return f"{n_bytes / 2**30:.1f} GB" if n_bytes >= 2**30 / 10 else f"{n_bytes / 2**20:.0f} MB"

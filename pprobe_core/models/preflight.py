@@ -22,9 +22,9 @@ from pprobe_core.models.checkpoint import header, read_config, weight_files
 from pprobe_core.models.devices import Placement
 from pprobe_core.models.hub import HubModel
 from pprobe_core.models.known import checked_families, known_model
-from pprobe_core.models.memory import gigabytes
 from pprobe_core.models.pace import Pace, pace
 from pprobe_core.models.support import require_supported
+from pprobe_core.wording import gigabytes
 
 START_SECONDS = 3.0  # of every load, beside reading the weights: tokeniser, proof of the structure
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

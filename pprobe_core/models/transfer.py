@@ -16,8 +16,8 @@ from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models import hub, pace
 from pprobe_core.models.checkpoint import INDEX, file_sha256, read_json
 from pprobe_core.models.hub import HubFile, HubModel
-from pprobe_core.models.memory import gigabytes
 from pprobe_core.models.watching import Watch, interruptible
+from pprobe_core.wording import gigabytes
 
 _TRIES = 5  # broken connections in a row, without a new byte between them, before the network counts as gone
 _PAUSE = 1.0  # seconds before a broken connection is tried again
