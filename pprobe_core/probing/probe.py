@@ -278,6 +278,8 @@ def summarise(
     The summary is the command line's contract without the lists built from frames, and:
       logit_diff, ffn_skip: + intervals; ffn_skip + median, n_defined
       layers: rows of summary.layer_means; additive: summary.additive_check
+      couplings: what either coupling makes of the FFNs' exact change (couplings.compare_couplings)
+      notes, thinking_asked, thinking_state, observable.strings_from: how the request was met
       null: the sign-flip null's threshold for |mean I|, and how many neurons pass it
       coverage, margins, flip_interval, topk_share, generation, splits, skipped, token_warnings, hashes.
     Raises ValueError when a block is missing.
@@ -289,9 +291,9 @@ def summarise(
         loaded.structure, _directions(loaded, prepared), collected, ranked, request.coupling, request.seed
     )
     pairs = frames.pairs_frame(prepared, collected.signals, neurons.predicted_delta, generations)
-    measured = summary.measurements(collected, neurons, pairs, request.seed)
+    measured = summary.measurements(loaded.structure, collected, neurons, pairs, len(ranked), request.seed)
     generation = summary.generation_summary(prepared, pairs, generations)
-    verdict = judge(summary.evidence(measured, generation), prepared.circuit)
+    verdict = judge(summary.evidence(measured, generation, request), prepared.circuit)
     key = _key(loaded, prepared.circuit, prepared.prompt_set_sha256, request)
     contents = {
         "run_id": key[:RUN_ID_DIGITS],

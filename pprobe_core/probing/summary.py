@@ -14,8 +14,10 @@ from torch import Tensor
 from pprobe_core import stats
 from pprobe_core.circuits.responses import RULES_VERSION, side_of
 from pprobe_core.models.loading import LoadedModel
+from pprobe_core.models.structure import Structure
 from pprobe_core.probing.capture import ORIGINAL, PERTURBED, PromptSignals
 from pprobe_core.probing.collected import Collected
+from pprobe_core.probing.couplings import compare_couplings, layer_rows
 from pprobe_core.probing.frames import CONDITIONS, LAYER_COLUMNS
 from pprobe_core.probing.generation import MAX_NEW_TOKENS, GenerationBlock
 from pprobe_core.probing.neurons import NULL_DRAWS, NeuronScores
@@ -48,6 +50,9 @@ def identity_of_run(loaded: LoadedModel, prepared: Prepared, request: ProbeReque
         "seed": request.seed,
         "engine_version": ENGINE_VERSION,
         "thinking": prepared.thinking,
+        "thinking_asked": request.thinking,
+        "thinking_state": prepared.thinking_state,
+        "notes": list(prepared.notes),
         "splits": {
             split: sum(pair.split == split for pair in prepared.pairs)
             for split in dict.fromkeys(pair.split for pair in prepared.pairs)
@@ -57,6 +62,9 @@ def identity_of_run(loaded: LoadedModel, prepared: Prepared, request: ProbeReque
             "target_ids": list(prepared.observable.target_ids),
             "control_ids": list(prepared.observable.control_ids),
             "per_pair": prepared.per_pair_observable,
+            "own_pairs": list(prepared.own_strings),
+            "strings_from": request.strings_from,
+            "harvested_from": request.harvested_from or None,
         },
         "token_warnings": [
             f"{row['side']} {row['string']!r}: {row['note']}"
@@ -66,8 +74,21 @@ def identity_of_run(loaded: LoadedModel, prepared: Prepared, request: ProbeReque
     }
 
 
-def measurements(collected: Collected, neurons: NeuronScores, pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """What was measured, over all pairs: means with bootstrap intervals, shares with Wilson intervals."""
+def measurements(
+    structure: Structure,
+    collected: Collected,
+    neurons: NeuronScores,
+    pairs: pd.DataFrame,
+    n_ranking_pairs: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What was measured, over all pairs: means with bootstrap intervals, shares with Wilson intervals.
+
+    `coverage.unseen` is over the pairs outside the discovery split, which suggest no harvested token.
+    """
+    exact = _change(collected.signals.ffn).numpy()
+    n_post_norms = sum(block.ffn_post_norm is not None for block in structure.blocks)
+    unseen = pairs[pairs["split"] != "discovery"]
     original, perturbed = pairs["logit_diff_original"].to_numpy(), pairs["logit_diff_perturbed"].to_numpy()
     predicted = pairs["predicted_delta"].to_numpy()
     n_flipped, n_pairs = int(pairs["flipped"].sum()), len(pairs)
@@ -83,6 +104,11 @@ def measurements(collected: Collected, neurons: NeuronScores, pairs: pd.DataFram
             "perturbed": float(pairs["covered_perturbed"].mean()),
             "n_original": int(pairs["covered_original"].sum()),
             "n_perturbed": int(pairs["covered_perturbed"].sum()),
+            "unseen": {
+                "n_original": int(unseen["covered_original"].sum()),
+                "n_perturbed": int(unseen["covered_perturbed"].sum()),
+                "n_pairs": len(unseen),
+            },
         },
         "margins": {"original": float(np.abs(original).mean()), "perturbed": float(np.abs(perturbed).mean())},
         "logit_diff": {
@@ -99,7 +125,15 @@ def measurements(collected: Collected, neurons: NeuronScores, pairs: pd.DataFram
         "ffn_skip": _ffn_skip(collected.signals, seed),
         "null": {"importance_threshold": neurons.null_threshold, "n_above": neurons.n_above_null, "draws": NULL_DRAWS},
         "topk_share": {str(k): share for k, share in neurons.topk_share.items()},
-        "layers": layer_means(collected.signals, neurons.layer_mass),
+        "layers": [
+            row | more
+            for row, more in zip(
+                layer_means(collected.signals, neurons.layer_mass), layer_rows(exact, neurons.sums), strict=True
+            )
+        ],
+        "couplings": compare_couplings(
+            exact, collected.signals.ffn[ORIGINAL].double().numpy(), neurons, n_post_norms, n_ranking_pairs, seed
+        ),
         "decomposition_error": decomposition_error(collected.signals),
     }
 
@@ -188,15 +222,15 @@ def decomposition_error(signals: PromptSignals) -> float:
 def generation_summary(
     prepared: Prepared, pairs: pd.DataFrame, generations: Sequence[GenerationBlock]
 ) -> dict[str, Any] | None:
-    """Passes spent on answers, and how many answers fall on the side of sign(F); None when nothing was generated."""
+    """Passes spent on answers, and how many answers fall on the side of sign(F); None when nothing was generated.
+
+    `unseen` counts the answers outside the discovery split alone: where the tokens were harvested from the answers of
+    that split, those agree with F by construction.
+    """
     if not generations:
         return None
-    n_agree = n_answers = 0
-    for condition in CONDITIONS:
-        for name, value in zip(pairs[f"class_{condition}"], pairs[f"logit_diff_{condition}"], strict=True):
-            if isinstance(name, str):
-                n_answers += 1
-                n_agree += side_of(prepared.circuit, name, condition) == ("target" if value > 0 else "control")
+    n_agree, n_answers = _agreement(prepared, pairs)
+    unseen = _agreement(prepared, pairs[pairs["split"] != "discovery"])
     return {
         "n_full_passes": sum(block.n_full_passes for block in generations),
         "n_last_token_passes": sum(block.n_last_token_passes for block in generations),
@@ -205,15 +239,32 @@ def generation_summary(
         "rules_version": RULES_VERSION,
         "n_answers": n_answers,
         "n_agree": n_agree,
+        "unseen": {"n_agree": unseen[0], "n_answers": unseen[1]},
         "agreement": n_agree / n_answers if n_answers else None,
         "agreement_interval": stats.wilson(n_agree, n_answers),
         "classes": {c: {str(k): int(n) for k, n in pairs[f"class_{c}"].value_counts().items()} for c in CONDITIONS},
     }
 
 
-def evidence(measured: dict[str, Any], generation: dict[str, Any] | None) -> Evidence:
-    """The numbers of `measurements` and `generation_summary` on which a verdict rests."""
+def _agreement(prepared: Prepared, pairs: pd.DataFrame) -> tuple[int, int]:
+    """How many answers to the prompts of these pairs lie on the side of sign(F), and how many there are."""
+    n_agree = n_answers = 0
+    for condition in CONDITIONS:
+        for name, value in zip(pairs[f"class_{condition}"], pairs[f"logit_diff_{condition}"], strict=True):
+            if isinstance(name, str):
+                n_answers += 1
+                n_agree += side_of(prepared.circuit, name, condition) == ("target" if value > 0 else "control")
+    return n_agree, n_answers
+
+
+def evidence(measured: dict[str, Any], generation: dict[str, Any] | None, request: ProbeRequest) -> Evidence:
+    """The numbers of `measurements` and `generation_summary` on which a verdict rests.
+
+    With harvested tokens only answers that did not suggest them can say whether F stands for the behaviour.
+    """
     ratio, coverage, logit_diff = measured["ffn_skip"], measured["coverage"], measured["logit_diff"]
+    unseen = coverage["unseen"]
+    answers = generation["unseen"] if generation and request.strings_from == "harvested" else generation
     return Evidence(
         n_pairs=measured["n_pairs"],
         n_flipped=measured["n_flipped"],
@@ -225,9 +276,13 @@ def evidence(measured: dict[str, Any], generation: dict[str, Any] | None) -> Evi
         n_ffn_skip=ratio["n_defined"],
         n_covered_original=coverage["n_original"],
         n_covered_perturbed=coverage["n_perturbed"],
-        n_agree=None if generation is None else generation["n_agree"],
-        n_answers=0 if generation is None else generation["n_answers"],
+        n_agree=None if answers is None else answers["n_agree"],
+        n_answers=0 if answers is None else answers["n_answers"],
         n_identical=measured["n_identical"],
+        strings_from=request.strings_from,
+        harvested_from=request.harvested_from,
+        n_unseen_pairs=unseen["n_pairs"],
+        n_unseen_covered=(unseen["n_original"], unseen["n_perturbed"]),
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from pprobe_core.circuits.schema import Circuit, Prompt, Split
 
 Coupling = Literal["plain", "norm_aware"]
+COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 Thinking = Literal["auto", "on", "off"]
 THINKING: tuple[Thinking, ...] = get_args(Thinking)
 ThinkingState = Literal["on", "off", "no_switch", "own"]  # how prompts were written; own: like neither
@@ -139,6 +140,7 @@ class ProbeResult:
       ablation_score.
     token_preview: side, string, ids, pieces, used, note.
     summary: JSON-able dict; keys of the command line's contract plus intervals, nulls and counts (see probe.summarise).
+      couplings and three keys of each row of layers: what either coupling makes of the change (couplings.py).
     """
 
     request: ProbeRequest

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.probing.types import StringSource
 from pprobe_core.stats import Interval, wilson
 
 VerdictStructure = Literal["opposition", "routing", "undetermined", "read_out", "uninformative"]
@@ -49,6 +50,10 @@ class Evidence:
     n_agree: int | None  # answers on the side of sign(F); None when nothing was generated
     n_answers: int = 0
     n_identical: int = 0  # pairs whose two prompts are the same tokens
+    strings_from: StringSource = "circuit"  # harvested: n_agree and n_answers leave the discovery pairs out
+    harvested_from: str = ""
+    n_unseen_pairs: int = 0  # pairs outside the discovery split
+    n_unseen_covered: tuple[int, int] = (0, 0)  # of those, covered original and covered perturbed prompts
 
     @property
     def flips(self) -> bool:
@@ -89,6 +94,7 @@ def judge(evidence: Evidence, circuit: Circuit) -> Verdict:
         *_about_flips(evidence),
         *_about_ratio(evidence),
         *_about_cause(circuit, structure),
+        *_about_strings(evidence),
         *_about_coverage(evidence),
         *_about_answers(evidence),
     )
@@ -189,6 +195,26 @@ def _about_cause(circuit: Circuit, structure: VerdictStructure) -> list[str]:
     return []
 
 
+def _about_strings(evidence: Evidence) -> list[str]:
+    if evidence.strings_from == "circuit":
+        return []
+    if evidence.strings_from == "given":
+        return ["The target and control tokens were given with this run; they are not the circuit's own."]
+    n = evidence.n_unseen_pairs
+    reasons = [
+        "The target and control tokens were harvested from the model's own answers to the discovery prompts in run "
+        f"{evidence.harvested_from}; they are not the circuit's own."
+    ]
+    if not n:
+        return [*reasons, "No pair is left that did not suggest them, so how well they fit is open."]
+    original, perturbed = (_share(covered, n) for covered in evidence.n_unseen_covered)
+    return [
+        *reasons,
+        f"On the pairs that did not suggest them, the most likely first token is one of them on {original} original "
+        f"and {perturbed} perturbed prompts.",
+    ]
+
+
 def _about_coverage(evidence: Evidence) -> list[str]:
     reasons = []
     for covered, name in ((evidence.n_covered_original, "original"), (evidence.n_covered_perturbed, "perturbed")):
@@ -202,19 +228,23 @@ def _about_coverage(evidence: Evidence) -> list[str]:
 
 
 def _about_answers(evidence: Evidence) -> list[str]:
-    if evidence.n_agree is None or evidence.n_answers == 0:
+    harvested = evidence.strings_from == "harvested"
+    if evidence.n_agree is None or (evidence.n_answers == 0 and not harvested):
         return ["No answers were generated, so it is open whether the logit difference stands for what the model says."]
-    share = _share(evidence.n_agree, evidence.n_answers)
+    if not evidence.n_answers:
+        return ["Every answer took part in suggesting the tokens, so none can say whether F stands for the behaviour."]
+    which = "prompts that did not suggest the tokens" if harvested else "prompts"
+    share = f"{_share(evidence.n_agree, evidence.n_answers)} {which}"
     if evidence.agrees:
-        return [f"The generated answers are on the side that the logit difference predicts on {share} prompts."]
+        return [f"The generated answers are on the side that the logit difference predicts on {share}."]
     if evidence.n_agree / evidence.n_answers >= MIN_AGREEMENT:
         return [
-            f"The generated answers are on the side that the logit difference predicts on {share} prompts; that is too "
+            f"The generated answers are on the side that the logit difference predicts on {share}; that is too "
             f"few to be sure: {_percent(MIN_AGREEMENT_LOW)} at the interval's lower end are needed before it stands "
             "for the behaviour."
         ]
     return [
-        f"The generated answers are on the side that the logit difference predicts on only {share} prompts; "
+        f"The generated answers are on the side that the logit difference predicts on only {share}; "
         f"{_percent(MIN_AGREEMENT)}, and {_percent(MIN_AGREEMENT_LOW)} at the interval's lower end, are needed before "
         "it stands for the behaviour."
     ]
