@@ -5,13 +5,23 @@ import functools
 import torch
 from torch import nn
 
+from pprobe_core.interventions.edits import (
+    AddVector,
+    Edits,
+    HoldOutput,
+    Neuron,
+    Patch,
+    PatchOutput,
+    Scale,
+    ScaleOutput,
+)
 from pprobe_core.interventions.evaluator import EvalPrompt
 from pprobe_core.models.catalogue import ModelEntry
 from pprobe_core.models.loading import LoadedModel
 from pprobe_core.models.structure import discover
 from tests.tiny_models import D_MLP, HIDDEN, LAYERS, random_model, tiny_config, tiny_tokenizer
 
-__all__ = ["D_MLP", "HIDDEN", "LAYERS", "loaded_tiny", "n_hooks", "random_prompts"]
+__all__ = ["D_MLP", "HIDDEN", "LAYERS", "loaded_tiny", "n_hooks", "random_prompts", "some_edits", "vector"]
 
 
 @functools.cache
@@ -19,11 +29,12 @@ def loaded_tiny(family: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """A tiny random model with its proved structure; tests leave it as they found it."""
     config, tokenizer = tiny_config(family), tiny_tokenizer()
     # Fused attention leaves out soft-caps, as the loader knows.
-    config._attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    if getattr(config, "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"
     model = random_model(config, dtype=dtype)
     model.requires_grad_(False)
     structure = discover(model, tokenizer)
-    entry = ModelEntry(family, "", family, LAYERS, D_MLP, HIDDEN, 0, False, family, None)
+    entry = ModelEntry(family, "", family, LAYERS, structure.d_mlp, HIDDEN, 0, False, family, None)
     return LoadedModel(
         id=family,
         path="",
@@ -64,3 +75,28 @@ def random_prompts(lengths: tuple[int, ...], seed: int = 0) -> tuple[EvalPrompt,
 def n_hooks(model: nn.Module) -> int:
     """Hooks of any kind on the model."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def vector(seed: int) -> torch.Tensor:
+    """A made-up direction in the residual stream."""
+    return torch.randn(HIDDEN, generator=torch.Generator().manual_seed(seed))
+
+
+def some_edits() -> list[Edits]:
+    """One edit of every kind, at the decision position, and compounds of them."""
+    some = (Neuron(0, 3), Neuron(1, 7), Neuron(2, 50))
+    return [
+        (Scale(some, 0.0),),
+        (Scale(some, 1.0),),
+        (),
+        (Scale((Neuron(2, 1),), -2.0),),
+        (Patch(some),),
+        (ScaleOutput((1,), "ffn"),),
+        (ScaleOutput((0, 2), "attention"),),
+        (PatchOutput((1,), "residual"),),
+        (PatchOutput((0,), "residual"), HoldOutput((1, 2), "attention")),
+        (PatchOutput((0, 1), "attention"),),
+        (AddVector.along(1, vector(0), 5.0),),
+        (AddVector.along(1, vector(0), -0.5, relative=True),),
+        (AddVector.along(0, vector(1), 2.0), AddVector.along(1, vector(2), 3.0), Scale((Neuron(1, 0),), 3.0)),
+    ]

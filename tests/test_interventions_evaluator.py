@@ -12,7 +12,6 @@ from pprobe_core.interventions.edits import (
     AddVector,
     Edits,
     Head,
-    HoldOutput,
     Neuron,
     Patch,
     PatchOutput,
@@ -25,34 +24,19 @@ from pprobe_core.interventions.evaluator import Evaluator
 from pprobe_core.interventions.hooks import applying
 from pprobe_core.probing.capture import reading_last_position
 from pprobe_core.probing.tokens import left_pad
-from tests.intervention_models import D_MLP, HIDDEN, LAYERS, loaded_tiny, n_hooks, random_prompts
+from tests.intervention_models import (
+    D_MLP,
+    HIDDEN,
+    LAYERS,
+    loaded_tiny,
+    n_hooks,
+    random_prompts,
+    some_edits,
+    vector,
+)
 
 FAMILIES = ("qwen3", "llama_bias", "mistral", "gemma2", "gemma3_text", "olmo2", "gpt2", "gpt_neox", "cohere", "phi3")
 FULL_ATTENTION = ("qwen3", "llama_bias", "olmo2", "gpt2", "gpt_neox", "cohere", "phi3")
-
-
-def vector(seed: int) -> torch.Tensor:
-    return torch.randn(HIDDEN, generator=torch.Generator().manual_seed(seed))
-
-
-def some_edits() -> list[Edits]:
-    """One edit of every kind, at the decision position, and compounds of them."""
-    some = (Neuron(0, 3), Neuron(1, 7), Neuron(2, 50))
-    return [
-        (Scale(some, 0.0),),
-        (Scale(some, 1.0),),
-        (),
-        (Scale((Neuron(2, 1),), -2.0),),
-        (Patch(some),),
-        (ScaleOutput((1,), "ffn"),),
-        (ScaleOutput((0, 2), "attention"),),
-        (PatchOutput((1,), "residual"),),
-        (PatchOutput((0,), "residual"), HoldOutput((1, 2), "attention")),
-        (PatchOutput((0, 1), "attention"),),
-        (AddVector.along(1, vector(0), 5.0),),
-        (AddVector.along(1, vector(0), -0.5, relative=True),),
-        (AddVector.along(0, vector(1), 2.0), AddVector.along(1, vector(2), 3.0), Scale((Neuron(1, 0),), 3.0)),
-    ]
 
 
 def everywhere() -> list[Edits]:

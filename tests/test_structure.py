@@ -10,7 +10,6 @@ from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.norms import characterise_norm
 from pprobe_core.models.structure import Block, Structure, discover
 from tests.tiny_models import (
-    D_MLP,
     FAMILIES,
     HIDDEN,
     LAYERS,
@@ -21,6 +20,7 @@ from tests.tiny_models import (
     tiny_config,
     tiny_model,
     tiny_tokenizer,
+    width_of_ffn,
 )
 
 ALL = [*FAMILIES, *MORE_FAMILIES]
@@ -54,18 +54,24 @@ def read(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[dict[str, Ten
 
 
 @pytest.fixture(scope="module", params=ALL)
-def found(request: pytest.FixtureRequest) -> tuple[nn.Module, Structure]:
-    model, tokenizer = tiny_model(request.param, seed=3)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def found(family: str) -> tuple[nn.Module, Structure]:
+    model, tokenizer = tiny_model(family, seed=3)
     return model, discover(model, tokenizer)
 
 
-def test_the_sizes_are_those_of_the_configuration(found: tuple[nn.Module, Structure]) -> None:
+def test_the_sizes_are_those_of_the_configuration(found: tuple[nn.Module, Structure], family: str) -> None:
     _, structure = found
+    d_mlp = width_of_ffn(family)
     sizes = (structure.n_layers, structure.d_model, structure.d_mlp, structure.vocab_size)
-    assert sizes == (LAYERS, HIDDEN, D_MLP, VOCAB)
+    assert sizes == (LAYERS, HIDDEN, d_mlp, VOCAB)
     assert [block.layer for block in structure.blocks] == list(range(LAYERS))
     assert all(
-        block.W_out().shape == (D_MLP, HIDDEN) and block.W_out().dtype == torch.float32 for block in structure.blocks
+        block.W_out().shape == (d_mlp, HIDDEN) and block.W_out().dtype == torch.float32 for block in structure.blocks
     )
 
 

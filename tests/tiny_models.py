@@ -74,6 +74,23 @@ _COMMON: dict[str, Any] = {
 }
 _NO_HEAD_DIM = {k: v for k, v in _COMMON.items() if k != "head_dim"}
 _MHA = {k: v for k, v in _NO_HEAD_DIM.items() if k != "num_key_value_heads"}
+_GPT: dict[str, Any] = {
+    "n_embd": HIDDEN,
+    "n_inner": D_MLP,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "vocab_size": VOCAB,
+    "n_positions": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_FALCON: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "ffn_hidden_size": D_MLP,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "vocab_size": VOCAB,
+}
 
 # family -> (model_type, configuration): the dense decoders whose structure can be proved
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,19 +103,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text": ("gemma3_text", _COMMON | {"sliding_window": 8, "sliding_window_pattern": 2}),
     "olmo2": ("olmo2", _NO_HEAD_DIM),
     "phi3": ("phi3", _NO_HEAD_DIM),
-    "gpt2": (
-        "gpt2",
-        {
-            "n_embd": HIDDEN,
-            "n_inner": D_MLP,
-            "n_layer": LAYERS,
-            "n_head": HEADS,
-            "vocab_size": VOCAB,
-            "n_positions": 512,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-        },
-    ),
+    "gpt2": ("gpt2", _GPT),
     "gpt_neox": ("gpt_neox", _MHA),
     "gpt_neox_serial": ("gpt_neox", _MHA | {"use_parallel_residual": False}),
     "cohere": ("cohere", _NO_HEAD_DIM | {"logit_scale": 0.25, "tie_word_embeddings": True}),
@@ -133,30 +138,8 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "word_embed_proj_dim": HIDDEN,
         },
     ),
-    "gptj": (
-        "gptj",
-        {
-            "n_embd": HIDDEN,
-            "n_inner": D_MLP,
-            "n_layer": LAYERS,
-            "n_head": HEADS,
-            "vocab_size": VOCAB,
-            "n_positions": 512,
-            "rotary_dim": 4,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-        },
-    ),
-    "falcon": (
-        "falcon",
-        {
-            "hidden_size": HIDDEN,
-            "ffn_hidden_size": D_MLP,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "vocab_size": VOCAB,
-        },
-    ),
+    "gptj": ("gptj", _GPT | {"rotary_dim": 4}),
+    "falcon": ("falcon", _FALCON),
     "lfm2": (
         "lfm2",
         _NO_HEAD_DIM | {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention", "conv"]},
@@ -183,7 +166,63 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         },
     ),
+    # modules that return their sum with the residual stream; ALiBi instead of positions
+    "bloom": ("bloom", {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "vocab_size": VOCAB}),
+    "mpt": ("mpt", {"d_model": HIDDEN, "n_heads": HEADS, "n_layers": LAYERS, "vocab_size": VOCAB, "max_seq_len": 512}),
+    "falcon_new": ("falcon", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": KV_HEADS}),
+    "falcon_alibi": ("falcon", _FALCON | {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True}),
+    "gpt_bigcode": ("gpt_bigcode", _GPT),
 }
+# Text models inside a wrapper with other towers, which a text does not reach.
+_TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "patch_size": 4}
+WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": (
+        "gemma3",
+        {
+            "text_config": FAMILIES["gemma3_text"][1],
+            "vision_config": _TOWER | {"num_hidden_layers": LAYERS, "image_size": 8},
+            "mm_tokens_per_image": 1,
+            "image_token_index": 500,
+            "boi_token_index": 501,
+            "eoi_token_index": 502,
+        },
+    ),
+    "gemma4": (
+        "gemma4",
+        {
+            "text_config": MORE_FAMILIES["gemma4_text"][1],
+            "vision_config": _TOWER
+            | {"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16},
+            "image_token_id": 500,
+            "boi_token_id": 501,
+            "eoi_token_id": 502,
+            "audio_token_id": 503,
+            "boa_token_id": 504,
+            "eoa_token_index": 505,
+            "video_token_id": 506,
+        },
+    ),
+    "qwen3_5": (
+        "qwen3_5",
+        {
+            "text_config": MORE_FAMILIES["qwen3_5_text"][1],
+            "vision_config": {
+                "depth": LAYERS,
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_heads": 2,
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "patch_size": 4,
+            },
+            "image_token_id": 500,
+            "video_token_id": 501,
+            "vision_start_token_id": 502,
+            "vision_end_token_id": 503,
+        },
+    ),
+}
+MORE_FAMILIES |= WRAPPERS
 
 # Architectures that must be refused, with a word of the reason.
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -215,6 +254,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
 }
 _OPT = MORE_FAMILIES["opt"][1]
+
+
+def width_of_ffn(family: str) -> int:
+    """Neurons per layer: two families fix them at four times the width."""
+    return 4 * HIDDEN if family in ("bloom", "mpt") else D_MLP
 
 
 def tiny_config(family: str) -> Any:

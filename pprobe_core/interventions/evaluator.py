@@ -375,11 +375,11 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _final(self) -> Iterator[list[Tensor]]:
-        """Collects what the final norm returns."""
+        """A list that holds what the final norm returned last: some families use the same module at the embedding."""
         found: list[Tensor] = []
 
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            found.append((output[0] if isinstance(output, tuple) else output).detach())
+            found[:] = [(output[0] if isinstance(output, tuple) else output).detach()]
 
         handle = self.structure.final_norm.module.register_forward_hook(keep)
         try:
