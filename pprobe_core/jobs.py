@@ -6,11 +6,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit
@@ -30,7 +30,11 @@ from pprobe_core.store.jobs import BlockKind, State
 from pprobe_core.wording import parts_of_bytes, plural
 
 if TYPE_CHECKING:  # torch comes with these; pages that only read must not wait for it
+    import pandas as pd
+
+    from pprobe_core.models.loading import LoadedModel
     from pprobe_core.models.pool import ModelPool
+    from pprobe_core.probing.types import Prepared
 
 Phase = Literal[
     "",
@@ -63,6 +67,7 @@ MESSAGES: dict[Phase, str] = {
     "collateral": "Looking at what else the edits change",
     "saving": "Saving the result",
 }
+_BLOCK_PHASES: dict[BlockKind, Phase] = {"capture": "two passes", "generation": "generating"}
 UNITS: dict[Phase, str] = {  # what `done` of `total` counts in a phase
     "downloading": "bytes",
     "two passes": "pairs",
@@ -159,17 +164,6 @@ class _Live(Watch):
     def check(self) -> None:
         if self.stop.is_set():
             raise Cancelled("The job was stopped; what was finished is kept and used when it is asked for again.")
-
-
-class _Block(Protocol):
-    @property
-    def index(self) -> int: ...
-    @property
-    def pair_index(self) -> Any: ...
-    def to_bytes(self) -> bytes: ...
-
-
-B = TypeVar("B", bound=_Block)
 
 
 class Jobs:
@@ -474,9 +468,10 @@ class Jobs:
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
         """Run one probe, committing every block, and store its run."""
         _passive_waiting()
+        import pandas as pd
+
         from pprobe_core.probing import probe
-        from pprobe_core.probing.capture import CaptureBlock
-        from pprobe_core.probing.generation import GenerationBlock
+        from pprobe_core.probing.units import result_of
 
         circuit = load_circuit(request.circuit)
         prompt_set = load_prompt_set(circuit, request.prompts)
@@ -489,21 +484,13 @@ class Jobs:
                 return
             self.store.start_job(live.at, key)
             prepared = probe.prepare(loaded, circuit, prompt_set, request)
-            n_pairs = len(prepared.pairs)
-            captured = self._blocks(
-                live, "capture", n_pairs, CaptureBlock.from_bytes, lambda n: probe.capture_blocks(loaded, prepared, n)
-            )
-            generated: list[GenerationBlock] = []
-            if request.generate:
-                generated = self._blocks(
-                    live,
-                    "generation",
-                    n_pairs,
-                    GenerationBlock.from_bytes,
-                    lambda n: probe.generation_blocks(loaded, prepared, n),
-                )
+            tables = [
+                made
+                for kind, phase in _BLOCK_PHASES.items()
+                for made in self._blocks(live, loaded, prepared, request, kind, phase)
+            ]
             live.enter("scoring")
-            result = probe.summarise(loaded, prepared, captured, generated, request)
+            result = result_of(loaded, request, pd.concat(tables), prepared)
             live.check()
             live.enter("saving")
             summary = result.summary | {"model_path": loaded.path}
@@ -512,23 +499,31 @@ class Jobs:
     def _blocks(
         self,
         live: _Live,
+        loaded: "LoadedModel",
+        prepared: "Prepared",
+        request: ProbeRequest,
         kind: BlockKind,
-        n_pairs: int,
-        decode: Callable[[bytes], B],
-        compute: Callable[[int], Iterator[B]],
-    ) -> list[B]:
-        """All blocks of one kind: those committed before, then the missing ones, each committed as it is made."""
-        blocks = [decode(payload) for payload in self.store.blocks(live.at, kind)]
-        live.enter(
-            "two passes" if kind == "capture" else "generating", n_pairs, sum(len(block.pair_index) for block in blocks)
-        )
+        phase: Phase,
+    ) -> Iterator["pd.DataFrame"]:
+        """The tables of all units of one kind: those committed before, then the others, committed as they are made."""
+        from pprobe_core.probing.units import measure, n_pairs, plan_units, table
+
+        pieces = [unit for unit in plan_units(prepared, request) if unit.kind == kind]
+        if not pieces:
+            return
+        sizes = n_pairs(prepared)
+        known = self.store.blocks(live.at, kind)
+        live.enter(phase, sum(sizes), sum(sizes[: len(known)]))
         live.check()
-        for block in compute(len(blocks)):
-            self.store.add_block(live.at, kind, block.index, block.to_bytes())
-            blocks.append(block)
-            live.done += len(block.pair_index)
+        for unit in pieces:
+            if unit.block < len(known):
+                yield table(loaded, prepared, unit, known[unit.block])
+                continue
+            made = measure(loaded, unit, prepared)
+            self.store.add_block(live.at, kind, unit.block, made["payload"].iloc[0])
+            live.done += sizes[unit.block]
             live.check()
-        return blocks
+            yield made
 
     def _models(self) -> "ModelPool":
         if self._pool is None:

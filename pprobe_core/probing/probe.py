@@ -51,6 +51,11 @@ def request_key(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, re
     return _key(loaded, circuit, prompt_set.sha256, request)
 
 
+def key_of(loaded: LoadedModel, prepared: Prepared, request: ProbeRequest) -> str:
+    """`request_key` from prepared pairs."""
+    return _key(loaded, prepared.circuit, prepared.prompt_set_sha256, request)
+
+
 def _key(loaded: LoadedModel, circuit: Circuit, prompt_set_sha256: str, request: ProbeRequest) -> str:
     document = {
         "engine": ENGINE_VERSION,
@@ -294,7 +299,7 @@ def summarise(
     measured = summary.measurements(loaded.structure, collected, neurons, pairs, len(ranked), request.seed)
     generation = summary.generation_summary(prepared, pairs, generations)
     verdict = judge(summary.evidence(measured, generation, request), prepared.circuit)
-    key = _key(loaded, prepared.circuit, prepared.prompt_set_sha256, request)
+    key = key_of(loaded, prepared, request)
     contents = {
         "run_id": key[:RUN_ID_DIGITS],
         "request_key": key,
