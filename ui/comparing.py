@@ -181,7 +181,7 @@ def state_of(request: CompareRequest, found: Compared) -> None:
         if refused := st.session_state.pop("refused", None):
             st.error(shell.escaped(refused), icon=":material/error:")
         if active and job is not None:
-            shell.watch_job(job.job_id)
+            st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, job.n_units_done)
             return
         if job is not None and job.state == "failed":
             st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
@@ -197,6 +197,16 @@ def state_of(request: CompareRequest, found: Compared) -> None:
         ):
             shell.submit(request)
             st.rerun()
+
+
+@shell.calm_errors()
+def _progress(job_id: str, n_units_done: int) -> None:
+    """Progress of the whole; the page is drawn again when a part is finished, so that its numbers appear."""
+    job = backend.jobs().status(job_id)
+    if job.state not in shell.ACTIVE or job.n_units_done != n_units_done:
+        st.rerun()
+    shell.job_progress(job, "page")
+    st.caption("Parts that are there can be looked at below while the others are computed.")
 
 
 def _matrix_table(found: Compared) -> pd.DataFrame:
