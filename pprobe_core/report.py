@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from pprobe_core.errors import BadRequest
-from pprobe_core.probing.types import Ranking
+from pprobe_core.probing.types import ProbeRequest, Ranking
 from pprobe_core.store import Store
 from pprobe_core.store.plain import plain, records
 from pprobe_core.wording import plural
@@ -75,6 +75,7 @@ def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         f"{plural(s['n_pairs'], 'prompt pair')}, {plural(s['n_forward_passes'], 'forward pass', suffix='es')}, "
         f"{s['seconds']:.1f} s, "
         f"{run.created_at:%Y-%m-%d %H:%M} UTC",
+        *_asked_lines(run.request, s),
         "",
         *_verdict_lines(s.get("verdict") or {}),
         _stage_line(run.stage, store.sweeps(run_id)),
@@ -193,6 +194,22 @@ def _refuse_other_run(path: Path, run_id: str) -> None:
 # -- the short text --
 
 
+def _asked_lines(request: ProbeRequest, s: dict[str, Any]) -> list[str]:
+    """What thinking came to, where the run says so, and the strings that stood in place of the circuit's."""
+    states = {
+        "on": "on",
+        "off": "off",
+        "no_switch": "not a switch of this model's chat template",
+        "own": "as the chat template has it by itself",
+    }
+    lines = [f"Thinking: {states[s['thinking_state']]}"] if s.get("thinking_state") in states else []
+    if request.strings_from == "circuit":
+        return lines
+    source = f"harvested from run {request.harvested_from}" if request.harvested_from else "given"
+    target, control = (", ".join(map(repr, strings)) for strings in (request.target, request.control))
+    return [*lines, f"First tokens ({source}): target {target}; control {control}"]
+
+
 def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
     structure = str(verdict.get("structure", "undetermined"))
     return [
@@ -260,6 +277,7 @@ def _check_lines(s: dict[str, Any]) -> list[str]:
             f"  Measured against predicted change per pair: correlation {_number(additive['correlation'], '.2f')} "
             f"(random pairing reaches {_number(additive['null_correlation_95'], '.2f')} in 5 % of draws)"
         )
+    lines += _coupling_lines(s.get("couplings"))
     if s.get("decomposition_error") is not None:
         lines.append(f"  Parts sum to the logit difference within {s['decomposition_error']:.1e} logits")
     if s.get("skipped"):
@@ -267,8 +285,21 @@ def _check_lines(s: dict[str, Any]) -> list[str]:
         n_left_out = plural(len(s["skipped"]), "pair", ("was", "were"))
         lines.append(f"  {n_left_out} left out; the first, {first['pair_id']}: {first['reason']}")
     lines += [f"  Token note: {warning}" for warning in (s.get("token_warnings") or ())[:3]]
+    lines += [f"  Note: {note}" for note in s.get("notes") or ()]
     lines += [f"  Model note: {note}" for note in s.get("model_notes") or ()]
     return lines or ["  none recorded"]
+
+
+def _coupling_lines(couplings: dict[str, Any] | None) -> list[str]:
+    """What either coupling misses of the FFNs' exact change; nothing for runs that did not compare them."""
+    if not couplings:
+        return []
+    exact = _number(couplings["exact"]["sum"])
+    plain, aware = (_number(couplings[name]["missed"], ".0%") for name in ("plain", "norm_aware"))
+    return [
+        f"  Of the FFNs' exact change ({exact} logits) the sums of I per layer miss {plain} with plain coupling and "
+        f"{aware} with norm-aware coupling"
+    ]
 
 
 def _number(value: Any, spec: str = "+.2f") -> str:

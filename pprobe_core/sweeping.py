@@ -346,7 +346,8 @@ def _evaluator_of(work: Work, circuit: Circuit, prompts: str) -> Evaluator | Non
     """Prompts of another circuit on the same model; None where it has no such set or no usable pair."""
     try:
         prompt_set = load_prompt_set(circuit, prompts)
-        request = ProbeRequest(work.loaded.id, circuit.circuit_id, prompts, seed=work.run.request.seed)
+        mine = work.run.request
+        request = ProbeRequest(work.loaded.id, circuit.circuit_id, prompts, seed=mine.seed, thinking=mine.thinking)
         prepared = probe.prepare(work.loaded, circuit, prompt_set, request)
     except BadRequest:
         return None

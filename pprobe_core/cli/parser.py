@@ -13,7 +13,7 @@ from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Position
 from pprobe_core.interventions.types import KINDS, N_DRAWS, DirectionKind, Side, SweepKind
-from pprobe_core.probing.types import RANKINGS
+from pprobe_core.probing.types import RANKINGS, THINKING
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -73,6 +73,24 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
     probe.add_argument("--coupling", default="plain", choices=couplings, help="default: plain, the paper's")
     probe.add_argument("--limit", type=int, metavar="N", help="use the first N pairs only")
     probe.add_argument("--seed", type=int, default=settings.SEED, help="of every random draw (default: %(default)s)")
+    probe.add_argument(
+        "--thinking",
+        default="auto",
+        choices=THINKING,
+        help="whether the model may think before it answers, where its chat template has the switch "
+        "(default: auto, only where the circuit looks for <think>)",
+    )
+    for side in ("target", "control"):
+        probe.add_argument(
+            f"--{side}",
+            metavar="A|B",
+            help=f"first tokens that count as {side}, in place of the circuit's; \\| is a bar, \\n a line break",
+        )
+    probe.add_argument(
+        "--harvest",
+        action="store_true",
+        help="where the circuit's tokens miss most answers: run again with first tokens of the model's own answers",
+    )
     probe.add_argument("--no-generate", action="store_true", help="do not read the first words of the model's answers")
     _add_ranking(probe)
     _add_db(probe)

@@ -56,7 +56,9 @@ def _answers(
 
     loaded = load_model(model)
     prepared = None if run is None else prepare_run(loaded, run)[1]
-    ids = encode_prompt(loaded.tokenizer, _prompt(options), thinking=prepared is not None and prepared.thinking)
+    thinking = prepared is not None and prepared.thinking  # as the run's prompts were written
+    asked = run is not None and run.request.thinking != "auto"
+    ids = encode_prompt(loaded.tokenizer, _prompt(options), thinking=thinking, asked=asked)
     # The observable is not asked for here; an evaluator needs one all the same.
     observable = prepared.observable if prepared is not None else None
     target, control = (observable.target_ids, observable.control_ids) if observable else ((0,), (1,))

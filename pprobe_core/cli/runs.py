@@ -11,7 +11,10 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.store import Store
 from pprobe_core.store.plain import records
 
-_COLUMNS = ("run_id", "created_at", "model", "circuit", "prompts", "coupling", "n_pairs", "flip_rate", "ffn_skip_mean")
+_COLUMNS = (
+    "run_id", "created_at", "model", "circuit", "prompts", "coupling", "thinking", "strings_from", "n_pairs",
+    "flip_rate", "ffn_skip_mean",
+)  # fmt: skip
 
 
 def list_runs(options: argparse.Namespace) -> int:

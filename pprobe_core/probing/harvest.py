@@ -5,13 +5,14 @@ Which tokens count is suggested by discovery pairs alone; how much they cover is
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
 
 from pprobe_core.circuits.responses import side_of
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.probing.verdict import MIN_COVERAGE
 from pprobe_core.wording import plural
 
@@ -115,6 +116,11 @@ def harvest(
         counts=counts,
         note=note,
     )
+
+
+def harvested_request(request: ProbeRequest, run_id: str, found: Harvest) -> ProbeRequest:
+    """The request of a run, asked again with the token sets that its answers suggest."""
+    return replace(request, target=found.target, control=found.control, harvested_from=run_id)
 
 
 _SIDES: tuple[Literal["target", "control"], ...] = ("target", "control")
