@@ -104,10 +104,11 @@ def in_sentence(title: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def failure_of(row: Mapping[str, Any] | pd.Series) -> str:
-    """Why a run has no numbers; empty where it did not fail."""
+def failure_of(row: Mapping[Any, Any] | pd.Series) -> str:
+    """Why a run has no numbers, as what follows its name (`cannot be run: ...`, `is not run yet`); else empty."""
     note = row.get("note")
-    return note.strip().rstrip(".") if isinstance(note, str) else ""
+    text = note.strip().rstrip(".") if isinstance(note, str) else ""
+    return f"is {text}" if text.startswith("not ") else text
 
 
 # ------------------------------------------------------------------------------------------------- pairs of models
@@ -184,7 +185,7 @@ def _ratio_words(a: Any, b: Any, found: Difference | None) -> str:
     name = title_of(a)
     failed = [f"{row['label']} {failure_of(row)}" for row in (a, b) if failure_of(row)]
     if failed:
-        return f"{_capital(name)}: {joined(failed)}, so there is nothing to compare."
+        return f"{_capital(name)}: there is nothing to compare; {joined(failed)}."
     if found is None:
         undefined = [str(row["label"]) for row in (a, b) if not np.isfinite(row["mean"])]
         return (

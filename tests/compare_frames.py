@@ -185,6 +185,7 @@ def windows(models: Sequence[str] = MODELS, circuit: str = "language", draws: in
                             "depth": depth,
                             "n_layers": n_layers,
                             "strength": strength,
+                            "toward_other": -1,
                             "arm": arm,
                             "draw": draw,
                             "split": "heldout",

@@ -63,8 +63,9 @@ def dose_overlay(
     """Dose response of several models: the effect of switching off the first neurons, beside each model's random draws.
 
     `doses`: run_id, sweep_id, label, circuit, arm ("ranked" / "random"), draw, n_neurons, fraction (of all neurons),
-    split, relative (change of F in units of the model's own unedited |F|), low, high, n, changed (share of answers
-    whose class changed), changed_low, changed_high. A model without `split` rows is shown on what it has.
+    split, relative (change of F in units of the model's own unedited F: -1 where nothing is left of the decision), low,
+    high, n, changed (share of answers whose class changed), changed_low, changed_high. A model without `split` rows is
+    shown on what it has.
     """
     rows = _effect_rows(doses, models, circuit, value)
     rows = rows[rows[axis].notna() & (rows[axis] > 0)]
@@ -133,17 +134,19 @@ def window_overlay(
 ) -> Figure:
     """Injection windows of several models over relative depth, each at its strength nearest to `strength`.
 
-    `windows`: run_id, sweep_id, label, circuit, layer, depth, n_layers, strength, arm, draw, split, switched (share of
-    answers whose class switched), switched_low, switched_high, broken (share), n, relative, low, high, regime.
+    Strengths count towards what the other prompts do: where F has the other sign, a direction is added backwards.
+
+    `windows`: run_id, sweep_id, label, circuit, layer, depth, n_layers, strength, toward_other (sign of the strengths
+    that push towards the other prompts; 1 where it is missing), arm, draw, split, switched (share of answers that
+    change class), switched_low, switched_high, broken (share), n, relative, low, high, regime.
     `switched` draws the answers (dashed: broken ones), `relative` the change of F, which is there without answers too.
     """
     rows = _effect_rows(windows, models, circuit, value)
     rows = _on_split(rows[rows["layer"].notna() & rows["strength"].notna()], split)
     rows = with_depth(rows)
-    used = {
-        label: _nearest(rows.loc[rows["label"] == label, "strength"], strength) for label in present_in(rows, models)
-    }
-    rows = rows[np.isclose(rows["strength"], rows["label"].map(used).astype("float64"))] if len(rows) else rows
+    rows["push"] = rows["strength"] * rows["toward_other"].fillna(1.0)
+    used = {label: _nearest(rows.loc[rows["label"] == label, "push"], strength) for label in present_in(rows, models)}
+    rows = rows[np.isclose(rows["push"], rows["label"].map(used).astype("float64"))] if len(rows) else rows
     rows["x"] = rows["depth"]
     ranked, random = _arms(rows, ["label", "x"])
     x = depth_axis("x")
@@ -159,7 +162,7 @@ def window_overlay(
         alt.Tooltip("label:N", title="Model"),
         alt.Tooltip("layer:Q", title="After layer"),
         alt.Tooltip("x:Q", title="Depth", format=".0%"),
-        alt.Tooltip("strength:Q", title="Strength", format="+~g"),
+        alt.Tooltip("strength:Q", title="Strength added", format="+~g"),
         alt.Tooltip("split:N", title="Prompts"),
         *interval_tips("mean", ".0%"),
         alt.Tooltip("broken:Q", title="Broken", format=".0%"),
@@ -197,8 +200,8 @@ def window_overlay(
     return as_figure(
         alt.layer(*marks),
         _window_title(ranked, random, models, circuit, value),
-        f"{_split_words(rows)} Strength {strengths or '–'} (nearest to {signed_number(strength)}; its unit is each "
-        "sweep's own). "
+        f"{_split_words(rows)} Strength {strengths or '–'} (nearest to {signed_number(strength)}, towards what the "
+        "other prompts do; its unit is each sweep's own). "
         + ("Dashed: broken answers. " if value == "switched" else "")
         + "Bands: 95 % interval; grey: smallest to largest of the random directions of each model. "
         f"{_effect_unit(value)} {_broken_words(rows)}{_without_random(ranked, random)}The same depth is not the same "
@@ -210,7 +213,7 @@ def window_overlay(
 def _effect_rows(frame: pd.DataFrame, models: Sequence[str], circuit: str, value: str) -> pd.DataFrame:
     """Rows of one circuit with mean, low and high of `value`."""
     low, high = ("low", "high") if value == "relative" else (f"{value}_low", f"{value}_high")
-    places = ("draw", "n_neurons", "fraction", "layer", "n_layers", "depth", "strength")
+    places = ("draw", "n_neurons", "fraction", "layer", "n_layers", "depth", "strength", "toward_other")
     numbers = (*places, "broken", "n", value, low, high)
     rows = typed(frame, ("run_id", "sweep_id", "label", "circuit", "arm", "split", "regime"), numbers)
     rows = rows[(rows["circuit"] == circuit) & rows["label"].isin(models)]

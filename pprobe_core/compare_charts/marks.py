@@ -32,7 +32,9 @@ def in_order(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     return rows.assign(place=rows["label"].map({label: i for i, label in enumerate(models)})).sort_values("place")
 
 
-def _model_legend() -> alt.Legend:
+def _model_legend(present: Sequence[str]) -> alt.Legend | None:
+    if not present:  # a legend without entries has no size, and a chart without size cannot be drawn
+        return None
     return alt.Legend(title=None, orient="top", columns=3, labelLimit=220, symbolOpacity=1, symbolSize=80)
 
 
@@ -41,14 +43,14 @@ def model_colour(rows: pd.DataFrame, models: Sequence[str]) -> alt.Color:
     present = present_in(rows, models)
     colours = [MODEL_COLOURS[list(models).index(label) % len(MODEL_COLOURS)] for label in present]
     scale = alt.Scale(domain=present, range=colours)
-    return alt.Color("label:N", scale=scale, legend=_model_legend())
+    return alt.Color("label:N", scale=scale, legend=_model_legend(present))
 
 
 def model_shape(rows: pd.DataFrame, models: Sequence[str]) -> alt.Shape:
     """Shape by model, fixed like its colour; the two share one legend."""
     present = present_in(rows, models)
     shapes = [MODEL_SHAPES[list(models).index(label) % len(MODEL_SHAPES)] for label in present]
-    return alt.Shape("label:N", scale=alt.Scale(domain=present, range=shapes), legend=_model_legend())
+    return alt.Shape("label:N", scale=alt.Scale(domain=present, range=shapes), legend=_model_legend(present))
 
 
 def depth_axis(field: str = "depth") -> alt.X:

@@ -251,7 +251,7 @@ def _reason(row: Mapping[Any, Any]) -> str:
 def _short_reason(row: Mapping[Any, Any]) -> str:
     if np.isfinite(row["mean"]):
         return ""
-    return "cannot be run" if failure_of(row) else "undefined"
+    return failure_of(row).partition(":")[0].removeprefix("is ") or "undefined"
 
 
 def _cell_text(row: Mapping[Any, Any]) -> str:
@@ -259,7 +259,7 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
         return number(row["mean"]) + ("\u00a0†" if row["flip_rate"] < MIN_FLIP_RATE else "")
     if row["found"] == "left_only":
         return "not run"
-    return "× " + str(row["short"]) if failure_of(row) else str(row["short"])
+    return f"× {row['short']}" if ":" in failure_of(row) else str(row["short"])
 
 
 def _doubtful(rows: pd.DataFrame) -> pd.Series:
@@ -351,7 +351,7 @@ def fit_scatter(
     """FFN/Skip against the ablation effect, one point per model and circuit, with the fitted line.
 
     `points`: run_id, label, circuit, ffn_skip, ffn_skip_low, ffn_skip_high, effect (change of F in units of the
-    unedited |F| with the first neurons off, minus the mean of the random draws), effect_low, effect_high, n_neurons, n.
+    unedited F with the first neurons off, minus the mean of the random draws), effect_low, effect_high, n_neurons, n.
     `circuits` fixes the shapes, by place. With `with_paper` the title states the paper's R^2 as the paper's.
     """
     numbers = ("ffn_skip", "ffn_skip_low", "ffn_skip_high", "effect", "effect_low", "effect_high", "n_neurons", "n")
