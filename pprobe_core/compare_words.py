@@ -73,6 +73,8 @@ def p_words(p: float) -> str:
 
 def expected_words(expected: float) -> str:
     """A number of neurons that chance gives: two significant digits."""
+    if not np.isfinite(expected):
+        return "–"
     return f"{expected:.2g}" if expected < 10 else f"{expected:.0f}"
 
 
