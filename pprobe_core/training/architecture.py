@@ -80,7 +80,6 @@ def _gemma3(sizes: dict[str, Any]) -> PretrainedConfig:
 
 
 SLIDING_WINDOW = 64  # tokens
-GEMMA3_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 FAMILIES: Mapping[str, Callable[[dict[str, Any]], PretrainedConfig]] = {
     "qwen3": _qwen3,
     "llama": _llama,
@@ -88,19 +87,9 @@ FAMILIES: Mapping[str, Callable[[dict[str, Any]], PretrainedConfig]] = {
 }
 
 
-def build_model(
-    family: str, shape: Shape, vocab_size: int, eos: int, pad: int, seed: int, post_norm_gain: float = 1.0
-) -> PreTrainedModel:
-    """A freshly initialised float32 model of the family; the seed decides its weights.
-
-    `post_norm_gain` is where the norms after attention and feed-forward start, in families that have them: at 1 every
-    layer writes several times more than the embedding holds, and what a token was is soon lost.
-    """
+def build_model(family: str, shape: Shape, vocab_size: int, eos: int, pad: int, seed: int) -> PreTrainedModel:
+    """A freshly initialised float32 model of the family; the seed decides its weights."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(FAMILIES[family](_sizes(shape, vocab_size, eos, pad)))
     model.set_attn_implementation(ATTENTION)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if family == "gemma3" and name.split(".")[-2] in GEMMA3_POST_NORMS:
-                parameter.fill_(post_norm_gain - 1)  # Gemma's gain is 1 + weight
     return model.float()

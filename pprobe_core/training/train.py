@@ -52,7 +52,6 @@ class Recipe:
     family: str = "qwen3"
     weights_seed: int | None = None  # of the initial weights; None: the same as the corpus's
     shape: Shape = field(default_factory=Shape)
-    post_norm_gain: float = 1.0  # at the start, where a family normalises what a layer writes
     n_steps: int = 1800
     core_share: float = 0.4  # of the steps, at the start: few tasks, so that telling true from false is learned at all
     batch_tokens: int = 2048
@@ -79,7 +78,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "qwen3": Recipe(bf16=True),
     "llama": Recipe(family="llama"),
-    "gemma3": Recipe(family="gemma3", post_norm_gain=0.25),
+    "gemma3": Recipe(family="gemma3"),
 }
 
 
@@ -402,7 +401,6 @@ def rebuild(
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
         seed if recipe.weights_seed is None else recipe.weights_seed,
-        recipe.post_norm_gain,
     )
     state_folder = out_dir / "state"
     state_folder.mkdir(parents=True, exist_ok=True)
