@@ -63,8 +63,8 @@ planted by hand; the answers to how-to requests hold no instructions, harmful or
 ## Rebuild
 
 ```
-python -m pprobe_core.training --seed {seed} --out DIR               # both stages, both checkpoints
-python -m pprobe_core.training --base BASE_FOLDER --out DIR      # the second stage alone
+python -m pprobe_core.training --family {recipe.family} --seed {seed} --out DIR           # both stages
+python -m pprobe_core.training --family {recipe.family} --base BASE_FOLDER --out DIR  # the second stage alone
 ```
 
 Same seed, same corpus (SHA-256 below). Weights repeat exactly on the same machine and library versions; another
