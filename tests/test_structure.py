@@ -1,10 +1,13 @@
 """Laws of structure discovery, on tiny random models of many families whose every parameter is perturbed."""
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import CausalLMOutput
 
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.norms import characterise_norm
@@ -163,6 +166,108 @@ def test_what_differs_between_families_is_found() -> None:
     assert found["gpt2"].final_norm.bias is not None
     assert found["opt"].blocks[0].b_out() is not None
     assert [f for f, s in found.items() if s.blocks[0].ffn_post_norm] == ["gemma2", "gemma4_text"]
+
+
+def rename_everything(model: nn.Module) -> None:
+    """Give every child of every module, the model's own included, a name that says nothing."""
+    numbers = itertools.count()
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        names = {}
+        for usual in list(module._modules):
+            names[usual] = f"thing_{next(numbers)}"
+            module._modules[names[usual]] = module._modules.pop(usual)
+        aliases = {usual: property(lambda self, odd=odd: self._modules[odd]) for usual, odd in names.items()}
+        module.__class__ = type(f"Thing{next(numbers)}", (type(module),), aliases)
+
+
+def test_no_part_is_found_by_its_name(family: str, found: tuple[nn.Module, Structure]) -> None:
+    model, before = found
+    renamed = tiny_model(family, seed=3)[0]
+    places = {module: place for place, module in enumerate(renamed.modules())}
+    rename_everything(renamed)
+    names = {part for name, _ in renamed.named_modules() for part in name.split(".") if not part.isdigit()}
+    assert all(name.startswith("thing_") for name in names - {""})
+    after = discover(renamed, tiny_tokenizer())
+    expected = {module: place for place, module in enumerate(model.modules())}
+    for one, two in zip(before.blocks, after.blocks, strict=True):
+        for part in ("module", "attention_out", "attention_proj", "ffn_out", "down_proj"):
+            assert places.get(getattr(two, part)) == expected.get(getattr(one, part)), part
+        assert (one.resid_scale, one.attention_scale, one.ffn_scale) == (
+            two.resid_scale,
+            two.attention_scale,
+            two.ffn_scale,
+        )
+    assert (after.softcap, after.logit_scale, after.check) == (before.softcap, before.logit_scale, before.check)
+
+
+class _Knead(nn.Module):
+    """Causal attention of a home-made decoder, fed and called by odd names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sesame, self.poppy = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+    def forward(self, *, dough: Tensor) -> Tensor:
+        q, k, v = self.sesame(dough).chunk(3, dim=-1)
+        return self.poppy(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+class _Loaf(nn.Module):
+    """A layer whose feed-forward is written out, comes first, and is normalised before it is added."""
+
+    def __init__(self, width: int, n_neurons: int) -> None:
+        super().__init__()
+        self.crumb, self.crust, self.glaze = (nn.RMSNorm(width, eps=1e-5) for _ in range(3))
+        self.yeast = nn.Parameter(torch.randn(n_neurons, width) / width**0.5)
+        self.salt, self.rye = nn.Linear(n_neurons, width), _Knead(width)
+        self.pinch = 0.35
+
+    def forward(self, *, oven: Tensor, heat: int) -> Tensor:
+        neurons = nn.functional.silu(self.crumb(oven) @ self.yeast.T)
+        oven = oven + self.pinch * self.glaze(self.salt(neurons))
+        return oven + self.pinch * self.rye(dough=self.crust(oven))
+
+
+class _Bakery(nn.Module):
+    """A home-made causal language model: odd names throughout, a soft-cap that is not called one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flour, self.shelf = nn.Embedding(VOCAB, HIDDEN), nn.Sequential(*(_Loaf(HIDDEN, 40) for _ in range(LAYERS)))
+        self.sugar, self.window = nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, VOCAB, bias=False)
+        self.tins = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(LAYERS))  # as many, and never used
+        self.config = PreTrainedConfig(num_hidden_layers=LAYERS, doors=3.5)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.flour
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.window
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> CausalLMOutput:
+        x = self.flour(input_ids)
+        for loaf in self.shelf:
+            x = loaf(heat=220, oven=x)
+        return CausalLMOutput(logits=3.5 * torch.tanh(self.window(self.sugar(x)) / 3.5))
+
+
+def test_a_home_made_decoder_is_proved() -> None:
+    torch.manual_seed(0)
+    model = _Bakery().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    structure = discover(model, tiny_tokenizer())
+    for block, layer in zip(structure.blocks, model.shelf, strict=True):
+        assert (block.down_proj, block.ffn_out, block.attention_out) == (layer.salt, layer.glaze, layer.rye)
+        assert block.attention_proj is layer.rye.poppy
+        assert block.ffn_post_norm is not None
+        assert block.ffn_scale == block.attention_scale == pytest.approx(0.35)
+    assert (structure.final_norm.module, structure.softcap, structure.d_mlp) == (model.sugar, 3.5, 40)
+    check = structure.check
+    assert max(check.ffn_error, check.layer_error, check.head_error, check.norm_error) < 1e-5
 
 
 def test_a_post_norm_is_told_by_what_it_is_fed_not_by_its_name() -> None:
