@@ -122,13 +122,12 @@ elif view == "window":
     if rows.empty:
         comparing.no_sweep("window")
     else:
-        strengths = sorted(rows["strength"].dropna().unique())
-        toward = rows["toward_other"].dropna()
-        wanted = float(toward.iloc[0]) if len(toward) else 1.0
+        towards = rows["toward_other"].fillna(1).astype(float)
+        strengths = sorted((rows["strength"] * towards).dropna().unique())
         strength = st.select_slider(
-            "Strength",
+            "Strength, towards the other prompts",
             strengths,
-            value=min(strengths, key=lambda s: abs(s - wanted)),
+            value=min(strengths, key=lambda s: abs(s - 1)),
             key=f"strength_{circuit}_{len(strengths)}",
             format_func=lambda s: charts.number(s),
             help=words.HELP["compare_strength"],

@@ -45,6 +45,15 @@ GLOSSARY: Mapping[str, str] = {
         "are, as the paper does. *Norm-aware* also accounts for the normalisation after the layer, so that "
         "predicted logits come out on the right scale."
     ),
+    "Normalisation": (
+        "Between an FFN and the output the residual stream is rescaled, and in some models (Gemma 2 and 3, OLMo 2) the "
+        "FFN's own output as well. A neuron can push hard by its weights and yet move little, or the other way round. "
+        "The paper calls a circuit *normalisation-shielded* where the plain coupling is misled by this."
+    ),
+    "Harvested tokens": (
+        "First tokens taken from the model's own answers, where a behaviour's tokens miss what it says. Discovery "
+        "pairs suggest them; the other pairs show how well they fit."
+    ),
     "FFN/Skip ratio": (
         "At the last layer: size of what the FFN adds to the logit difference, divided by the size of what was "
         "there already (the skip path). Undefined when the skip path carries next to nothing."
@@ -195,6 +204,22 @@ REGIMES: Mapping[str, str] = {
 
 COUPLINGS: Mapping[str, str] = {"plain": "Plain (the paper's)", "norm_aware": "Norm-aware"}
 PROMPT_SETS: Mapping[str, str] = {"mini": "Mini (small models)", "general": "General (real models)"}
+UNCHECKED = (
+    "A model of the hub. **Check** it first: it says whether the model can be used on this computer, how large the "
+    "download is and which licence it has. Nothing is fetched before you press Run."
+)
+THINKING: Mapping[str, str] = {"auto": "As the behaviour needs it", "on": "On", "off": "Off"}
+THINKING_STATES: Mapping[str, str] = {
+    "on": "on",
+    "off": "off",
+    "no_switch": "not a switch of this model's chat template",
+    "own": "as the chat template has it by itself",
+}
+STRINGS_FROM: Mapping[str, str] = {
+    "circuit": "The circuit's own",
+    "given": "Given tokens",
+    "harvested": "Harvested tokens",
+}
 OWN_FILE = "file"  # in the picker, beside the two sets: pairs of one's own
 CIRCUIT_ORDER = (  # as the paper tells them; circuits of one's own follow
     "safety_refusal",
@@ -209,12 +234,26 @@ CIRCUIT_ORDER = (  # as the paper tells them; circuits of one's own follow
 SPLITS: Mapping[str, str] = {"discovery": "Discovery", "validation": "Validation", "heldout": "Held out"}
 
 HELP: Mapping[str, str] = {
-    "model": "A shipped small model, the path of a model folder on this computer, or a model id of the hub.",
+    "model": "A shipped small model, a model of the hub, or the path of a model folder on this computer. "
+    "Any hub id can be typed, such as Qwen/Qwen3-0.6B.",
+    "check_model": "Asks the hub what the model is and fetches its config.json, nothing else. Says whether it can be "
+    "used here, how much is to be downloaded, and how long that will take.",
     "circuit": "The behaviour to look at. Each comes with its own prompt pairs and its own first tokens to watch.",
     "prompts": "Which prompt pairs to run. The small shipped models know only the world of the mini set.",
     "own_file": "A CSV or JSONL file with the columns original and perturbed, optionally id and split. It stays on "
     "this computer, in the cache folder.",
     "coupling": GLOSSARY["Coupling"],
+    "thinking": "Some models can think before they answer, and their chat template has a switch for it. By default "
+    "room is left for it only where the behaviour looks for <think>. With thinking on, nearly every answer starts with "
+    "<think>, so the tokens of other behaviours are not covered.",
+    "strings": "First tokens to watch in place of the behaviour's own, with | between them: Sorry|I|No. Each must be "
+    "one token of the model. Fill in both sides or neither; \\| is a bar, \\n a line break.",
+    "harvest": "The first tokens of the model's own answers, sorted by what those answers turned out to be. Only "
+    "discovery pairs suggest tokens; the others check them.",
+    "run_harvested": "The same prompts again, measured with the tokens proposed here. Both runs are kept, and the new "
+    "one says where its tokens come from.",
+    "strings_from": "Whether the watched first tokens are the behaviour's own, were given, or come from the model's "
+    "answers in an earlier run.",
     "limit": "Use only the first so many pairs; 0 means all. Fewer pairs are faster and give wider intervals.",
     "seed": "Start of every random draw (perturbations, intervals, controls). The same seed gives the same numbers.",
     "run_button": "Two forward passes per pair plus the first words of each answer. Seconds for the shipped models.",
@@ -259,8 +298,8 @@ HELP: Mapping[str, str] = {
     "compare_matrix": "Every part is a run or a sweep of its own, found on the other pages as well.",
     "compare_button": "Queues the parts that are missing or failed, model by model. It can be stopped and continued.",
     "compare_view": "Which side of the comparison to show.",
-    "compare_strength": "Strength of the injected direction; each model shows its own nearest one. Above zero towards "
-    "the target tokens.",
+    "compare_strength": "How strongly the direction is added, in lengths of the residual stream. Above zero towards "
+    "what the other prompts do. A model without this strength shows its nearest one.",
     "quantity": "Which layer-wise number to lay over each other.",
     "scaled": "Divides each line by its model's own change between the two prompts, so that shapes can be compared.",
     "dose_value": "How far F moves, in units of the unedited F (−100 %: the decision is gone), or how many answers "
