@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, shell, sweeps, words
+from ui import backend, cards, models, shell, sweeps, words
 
 
 def forget_run() -> None:
@@ -25,7 +25,7 @@ with st.container(border=True, key="pickers"):
     model_column, circuit_column, prompts_column, button_column = st.columns(
         [3, 3, 3, 1.4], vertical_alignment="bottom"
     )
-    titles = shell.model_titles()
+    titles = models.choices()
     model = st.session_state["model"]
     model_column.selectbox(
         "Model",
@@ -102,7 +102,7 @@ with st.container(border=True, key="pickers"):
         icon=":material/play_arrow:",
         width="stretch",
         help=words.HELP["run_button"],
-        disabled=under_way or not ready,
+        disabled=under_way or not ready or not models.usable(request.model),
     ):
         forget_run()
         shell.submit(request)
@@ -112,6 +112,8 @@ if refused := st.session_state.pop("refused", None):
     st.error(shell.escaped(shell.in_users_words(refused)), icon=":material/error:")
 
 run_id = shell.stored_run(request) if ready else None
+if run_id is None:
+    models.show_card(request.model)
 if under_way:
     shell.watch_job(job.job_id)
 elif job is not None and job.state == "failed":
@@ -121,9 +123,11 @@ elif job is not None and job.state == "cancelled" and run_id is None:
 
 if run_id is None:
     ended_badly = job is not None and job.state in ("failed", "cancelled")  # said above
-    if ready and not under_way and not ended_badly:
+    if ready and not under_way and not ended_badly and models.usable(request.model):
         st.info(
-            "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models.",
+            "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models."
+            if request.model in shell.model_titles()
+            else "This combination has not been run yet. Press **Run**.",
             icon=":material/hourglass_empty:",
         )
     st.stop()

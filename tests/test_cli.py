@@ -18,8 +18,10 @@ from pprobe_core import report
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.cli import main
 from pprobe_core.models.catalogue import shipped_models
+from pprobe_core.models.known import known_models
 from pprobe_core.store import Store
 from tests.results_by_hand import result_by_hand
+from tests.tiny_models import edit_json, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -310,10 +312,49 @@ def test_training_of_an_unknown_family_names_the_known_ones(tmp_path: Path, caps
 def test_models_lists_the_shipped_models_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [row["id"] for row in listed] == [entry.id for entry in shipped_models()]
+    shipped = [entry.id for entry in shipped_models()]
+    assert [row["id"] for row in listed] == [*shipped, *known_models()]
     assert all({"id", "path", "family", "n_layers", "d_mlp", "shipped"} <= set(row) for row in listed)
+    assert all(set(row) == set(listed[0]) for row in listed)
+    assert [row["id"] for row in listed if row["tried"] == "run here"] == shipped
+    assert all(row["bf16_bytes"] == 2 * row["parameters"] for row in listed)
     assert main(["models"]) == 0
-    assert "hub id" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "hub id" in text
+    row = next(line for line in text.splitlines() if line.startswith("Qwen/Qwen3-4B "))
+    assert row.endswith("  structure checked")
+    assert "7.5 GB" in row
+
+
+def test_a_model_is_looked_at_before_it_is_used(
+    tiny_qwen3_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "check", str(tiny_qwen3_folder)]) == 0
+    text = capsys.readouterr().out
+    for words in ("qwen3, 3 layers, 56 neurons in each", "needed in float32", "Loading about 3 s", "Ready to be"):
+        assert words in text
+    assert main(["models", "check", str(tiny_qwen3_folder), "--dtype", "bfloat16", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["ready"], card["placement"]["dtype"], card["family"]) == (True, "bfloat16", "qwen3")
+    assert main(["models", "check", str(tiny_qwen3_folder), "--device", "tpu"]) == 2
+    assert_one_sentence(capsys.readouterr().err)
+
+
+def test_a_model_that_cannot_be_used_is_said_with_its_reason_and_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tiny_model(tmp_path / "quantised", "qwen3")
+    edit_json(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    capsys.readouterr()
+    assert main(["models", "check", str(folder)]) == 3
+    said = capsys.readouterr()
+    assert_one_sentence(said.err)
+    assert "quantised (4 bits, gptq)" in said.err
+    assert "qwen3, 3 layers" in said.out, "what is known is told all the same"
+    assert main(["models", "check", str(folder), "--json"]) == 3
+    assert "4 bits" in json.loads(capsys.readouterr().out)["refusal"]
+    assert main(["models", "check", "no such model"]) == 3
+    assert_one_sentence(capsys.readouterr().err)
 
 
 def test_circuits_lists_every_circuit_with_its_prompt_sets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,8 @@ from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models import catalogue
+from pprobe_core.models import preflight as core_preflight
+from pprobe_core.models.preflight import Preflight
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import job_id_of
 
@@ -67,6 +69,19 @@ def keep_upload(name: str, data: bytes) -> Path:
             "or set PPROBE_CACHE to another folder."
         ) from error
     return path
+
+
+def preflight(model: str) -> Preflight:
+    """What is known about a model before it is used; memory that idle models would free counts as free.
+
+    Asks the hub about a hub id. Raises ModelUnavailable when nothing is known about the model.
+    """
+    return core_preflight.preflight(model, reclaimable=jobs().reclaimable())
+
+
+def downloaded(model: str) -> Preflight | None:
+    """The same for a hub model that was fetched before, without asking the hub; None when it was not."""
+    return core_preflight.downloaded(model, reclaimable=jobs().reclaimable())
 
 
 def find_job(job_id: str) -> core_jobs.JobStatus | None:

@@ -50,8 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
-    models = _command(commands, "models", listings.models, "list the shipped models")
+    models = _command(commands, "models", listings.models, "list the models that can be chosen, or look at one")
     _add_json(models)
+    actions = models.add_subparsers(title="actions", metavar="ACTION")
+    check = _command(actions, "check", listings.check_model, "whether a model can be used here, and at what cost")
+    check.add_argument("model", metavar="ID", help="hub id, with @revision if wanted, folder or shipped model")
+    check.add_argument("--device", metavar="cpu|cuda|cuda:1|mps", help="default: the fastest one that holds the model")
+    check.add_argument("--dtype", metavar="float32|bfloat16|float16", help="default: float32 on the CPU, else stored")
+    _add_json(check)
 
 
 def _add_circuits(commands: argparse._SubParsersAction) -> None:

@@ -93,7 +93,7 @@ def preflight(model: str, device: str | None = None, dtype: str | None = None, *
     """The card of a shipped id, a local folder or a hub id; of a hub id, the hub is asked and config.json fetched.
 
     `reclaimable` bytes would be freed by dropping idle models. Raises ModelUnavailable when the model is not found or
-    the hub cannot be reached and nothing is here, BadRequest for an unknown device or dtype; whatever else speaks
+    the hub cannot be reached and nothing is known, BadRequest for an unknown device or dtype; whatever else speaks
     against the model is told in `refusal`.
     """
     entry = find_model(model)
@@ -102,14 +102,26 @@ def preflight(model: str, device: str | None = None, dtype: str | None = None, *
     repo_id, revision = split_hub_id(entry.id)
     try:
         return _of_hub(entry, hub.ask(repo_id, revision), device, dtype, reclaimable)
-    except ModelUnavailable:
-        here = hub.local_snapshot(repo_id, revision)
-        if here is None:
-            raise
+    except ModelUnavailable as error:
+        copy = downloaded(entry.id, device, dtype, reclaimable=reclaimable)
+        if copy is not None:
+            return replace(copy, notes=(*copy.notes, "The hub cannot be reached: this is the copy fetched before."))
+        if entry.parameters:  # what the catalogue knows is worth showing
+            return _of_catalogue(entry, str(error))
+        raise
+
+
+def downloaded(
+    model: str, device: str | None = None, dtype: str | None = None, *, reclaimable: int = 0
+) -> Preflight | None:
+    """The card of a hub id whose files were fetched before, without asking the hub; None where they are not here."""
+    entry = find_model(model)
+    here = hub.local_snapshot(*split_hub_id(entry.id)) if entry.on_hub else None
+    if here is None:
+        return None
     folder, commit = here
     flight = _of_folder(entry_of_hub_folder(entry.id, folder), folder, device, dtype, reclaimable)
-    note = "The hub cannot be reached; this is the copy that was downloaded before."
-    return replace(flight, source="hub, downloaded", revision=commit, here=folder, notes=(*flight.notes, note))
+    return replace(flight, source="hub, downloaded", revision=commit, here=folder)
 
 
 def _of_folder(entry: ModelEntry, folder: Path, device: str | None, dtype: str | None, reclaimable: int) -> Preflight:
@@ -141,6 +153,25 @@ def _of_folder(entry: ModelEntry, folder: Path, device: str | None, dtype: str |
     except ModelUnavailable as error:
         return replace(flight, refusal=str(error))
     return replace(flight, placement=placement)
+
+
+def _of_catalogue(entry: ModelEntry, refusal: str) -> Preflight:
+    """The card of a model that cannot be asked about now, from the catalogue alone."""
+    known = known_model(entry.id)
+    return Preflight(
+        model=entry.id,
+        source="hub",
+        family=entry.family,
+        n_layers=entry.n_layers,
+        d_mlp=entry.d_mlp,
+        d_model=entry.d_model,
+        parameters=entry.parameters,
+        checked=_checked(entry.family),
+        languages=known.languages if known else None,
+        base_id=entry.base_id,
+        licence=known.licence if known else None,
+        refusal=refusal,
+    )
 
 
 def _of_hub(entry: ModelEntry, model: HubModel, device: str | None, dtype: str | None, reclaimable: int) -> Preflight:
@@ -221,7 +252,7 @@ def _total(counts: Any) -> dict[str, int]:
 def _checked(family: str) -> str:
     """What is known about the structure, in words. Whatever it is, loading proves it again on the real weights."""
     if family in checked_families():
-        return "structure checked on a tiny model of the same family; proved again on the real weights at load"
+        return "checked on a tiny model of the same family; proved again on the real weights at load"
     return "not checked before; proved on the real weights at load, or refused"
 
 
