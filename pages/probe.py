@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import asking, cards, shell, sweeps, tables, words
+from ui import asking, cards, couplings, harvest, shell, sweeps, tables, words
 
 run = shell.chosen_run()
 if run is None:
@@ -37,7 +37,9 @@ with right:
     cards.preview_table(preview)
     cards.preview_flag(preview)
     st.caption(f"Target: {shell.escaped(target)}. Control: {shell.escaped(control)}.")
+    harvest.asked_for(run)
     cards.left_out(run)
+harvest.tokens_card(run, circuit)
 
 st.header("Where in the network", anchor="layers")
 left, right = st.columns(2, gap="large")
@@ -113,6 +115,9 @@ with left:
     shell.figure(drawn, key="predicted")
 with right:
     shell.figure(charts.carriers(check), key="carriers")
+
+st.header("Does normalisation hide or inflate this circuit?", anchor="normalisation")
+couplings.normalisation(run)
 
 
 @st.fragment

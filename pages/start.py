@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, models, shell, sweeps, words
+from ui import backend, cards, harvest, models, shell, sweeps, words
 
 
 def forget_run() -> None:
@@ -92,6 +92,25 @@ with st.container(border=True, key="pickers"):
         seed_column.number_input(
             "Seed", 0, 2**31 - 1, key="seed", help=words.HELP["seed"], on_change=forget_run, persist_state="session"
         )
+        thinking_column, target_column, control_column = st.columns(3)
+        thinking_column.selectbox(
+            "Thinking",
+            list(words.THINKING),
+            key="thinking",
+            format_func=lambda t: words.THINKING[t],
+            help=words.HELP["thinking"],
+            on_change=forget_run,
+            persist_state="session",
+        )
+        for side, column in (("target", target_column), ("control", control_column)):
+            column.text_input(
+                f"{side.capitalize()} tokens",
+                key=f"{side}_strings",
+                placeholder="The behaviour's own",
+                help=words.HELP["strings"],
+                on_change=forget_run,
+                persist_state="session",
+            )
     request = shell.request_from_pickers()
     job = backend.find_job(job_id_of(request))
     under_way = job is not None and job.state in shell.ACTIVE
@@ -155,6 +174,9 @@ with right:
         f"Target: {shell.escaped(circuit.target_meaning)}. Control: {shell.escaped(circuit.control_meaning)}. "
         "The logit difference compares the two groups."
     )
+    harvest.asked_for(run)
+    harvest.start_line(run, circuit)
+    cards.left_out(run)
 
 st.header("Where the two prompts part", anchor=False)
 shell.figure(

@@ -142,6 +142,7 @@ def test_the_token_preview_stands_before_any_ranking(open_page: Open, finished: 
         "Where in the network",
         "Which neurons",
         "Do the neurons explain the change?",
+        "Does normalisation hide or inflate this circuit?",
         "Pair by pair",
     ]
     preview = next(frame.value for frame in app.dataframe if "string" in frame.value.columns)

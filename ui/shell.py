@@ -21,6 +21,7 @@ from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreU
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
+from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, job_id_of
 from pprobe_core.wording import duration, plural
@@ -104,6 +105,7 @@ def selections() -> Mapping[str, Selection]:
         "circuit": Selection(first_circuit, lambda v: v in known),
         "prompts": Selection("mini", lambda v: v in words.PROMPT_SETS),
         "coupling": Selection("plain", lambda v: v in words.COUPLINGS),
+        "thinking": Selection("auto", lambda v: v in words.THINKING),
         "run": Selection("", _is_id),
         "sweep": Selection("", _is_id),
         "ranking": Selection("shared", lambda v: v in RANKINGS),
@@ -153,10 +155,14 @@ def show_run(run_id: str) -> None:
     state = st.session_state
     state["run"], state["sweep"] = run_id, ""
     request = store().run(run_id).request
-    for key in ("model", "circuit", "prompts", "coupling"):
+    for key in ("model", "circuit", "prompts", "coupling", "thinking"):
         if selections()[key].accepts(str(getattr(request, key))):
             state[key] = getattr(request, key)
     state["limit"], state["seed"] = request.limit or 0, request.seed
+    # A harvest belongs to its run; the pickers ask for strings that a person gave.
+    given = request.strings_from == "given"
+    for side, strings in (("target", request.target), ("control", request.control)):
+        state[f"{side}_strings"] = written_strings(strings) if given else ""
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -224,6 +230,9 @@ def request_from_pickers() -> ProbeRequest:
         coupling=state["coupling"],
         limit=int(state.get("limit") or 0) or None,
         seed=int(state.get("seed") or ProbeRequest.seed),
+        thinking=state["thinking"],
+        target=parse_strings(state.get("target_strings") or ""),
+        control=parse_strings(state.get("control_strings") or ""),
     )
 
 
@@ -241,6 +250,10 @@ def stored_run(request: ProbeRequest) -> str | None:
         & (runs["prompts"] == Path(request.prompts).name)
         & (runs["coupling"] == request.coupling)
         & (runs["seed"] == request.seed)
+        & (runs["thinking"] == request.thinking)
+        & (runs["strings_from"] == request.strings_from)
+        & runs["target"].map(lambda strings: tuple(strings) == request.target)
+        & runs["control"].map(lambda strings: tuple(strings) == request.control)
         & (runs["limit"].isna() if request.limit is None else runs["limit"] == request.limit)
     )
     return str(runs[same].iloc[0]["run_id"]) if same.any() else None
@@ -257,6 +270,10 @@ def run_title(row: Mapping[Any, Any]) -> str:
     text = f"{circuit_title(row['circuit'])} · {row['model']} · {Path(str(row['prompts'])).name}"
     if row["coupling"] != "plain":
         text += " · norm-aware"
+    if row["thinking"] != "auto":
+        text += f" · thinking {row['thinking']}"
+    if row["strings_from"] != "circuit":
+        text += f" · {words.STRINGS_FROM[row['strings_from']].lower()}"
     when = pd.Timestamp(row["created_at"])
     return f"{text} · {plural(row['n_pairs'], 'pair')} · {when:%d %b %H:%M} UTC"
 

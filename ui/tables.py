@@ -10,6 +10,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
@@ -169,10 +170,12 @@ def history(runs: pd.DataFrame) -> list[str]:
         circuit=[shell.circuit_title(c) for c in runs["circuit"]],
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
+        thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),
+        strings_from=runs["strings_from"].map(words.STRINGS_FROM).fillna(runs["strings_from"]),
     )
     columns = [
         "created_at", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
-        "n_pairs", "run_id", "coupling", "seconds", "n_forward_passes",
+        "n_pairs", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
     ]  # fmt: skip
     event = st.dataframe(
         rows[columns],
@@ -195,6 +198,8 @@ def history(runs: pd.DataFrame) -> list[str]:
             "flip_rate": NUMBER("Flips", format="%.0f %%", help=words.HELP["flip_rate"]),
             "n_pairs": NUMBER("Pairs", help="Prompt pairs measured."),
             "coupling": TEXT("Coupling", help=words.HELP["coupling"]),
+            "strings_from": TEXT("Tokens", help=words.HELP["strings_from"]),
+            "thinking": TEXT("Thinking", help=words.HELP["thinking"]),
             "seconds": NUMBER("Seconds", format="%.1f", help="Time the computation took."),
             "n_forward_passes": NUMBER("Passes", help="Forward passes spent on the pairs: two for each."),
             "run_id": TEXT("Run", help="First digits of the fingerprint of everything the run depends on."),
@@ -229,6 +234,8 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
         ("Behaviour", "circuit"),
         ("Prompts", "prompts"),
         ("Coupling", "coupling"),
+        ("Thinking", "thinking"),
+        ("Tokens", "strings_from"),
         ("Seed", "seed"),
     )
     for label, name in settings:
@@ -262,7 +269,8 @@ def _setting(run: Run, name: str) -> str:
     value = str(getattr(run.request, name))
     if name == "circuit":
         return shell.circuit_title(value)
-    return words.COUPLINGS.get(value, value) if name == "coupling" else value
+    named = {"coupling": words.COUPLINGS, "thinking": words.THINKING, "strings_from": words.STRINGS_FROM}
+    return named[name].get(value, value) if name in named else value
 
 
 def _shown(run: Run, path: tuple[str, ...], digits: int) -> str:
@@ -285,6 +293,9 @@ def provenance(run: Run) -> None:
         "Prompt set (SHA-256)": s.get("prompt_set_sha256"),
         "Revision": s.get("revision"),
         "Coupling": words.COUPLINGS.get(run.request.coupling, run.request.coupling),
+        "Thinking": words.THINKING_STATES.get(str(s.get("thinking_state"))),
+        "Tokens": words.STRINGS_FROM[run.request.strings_from],
+        "Harvested from run": run.request.harvested_from,
         "Seed": run.request.seed,
         "Forward passes": s.get("n_forward_passes"),
         "Largest error of the exact parts (logits)": s.get("decomposition_error"),
@@ -315,4 +326,10 @@ def command_line(request: ProbeRequest) -> str:
         parts += ["--seed", str(request.seed)]
     if not request.generate:
         parts += ["--no-generate"]
+    if request.thinking != "auto":
+        parts += ["--thinking", request.thinking]
+    if request.strings_from == "harvested":  # the first run suggests the same tokens again
+        parts += ["--harvest"]
+    elif request.strings_from == "given":
+        parts += [f"--target={written_strings(request.target)}", f"--control={written_strings(request.control)}"]
     return shlex.join(parts)
