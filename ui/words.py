@@ -244,8 +244,8 @@ HELP: Mapping[str, str] = {
     "this computer, in the cache folder.",
     "coupling": GLOSSARY["Coupling"],
     "thinking": "Some models can think before they answer, and their chat template has a switch for it. By default "
-    "room is left for it only where the behaviour looks for <think>. With thinking on, nearly every answer starts with "
-    "<think>, so the tokens of other behaviours are not covered.",
+    "room is left for it only where the behaviour looks for `<think>`. With thinking on, nearly every answer starts "
+    "with `<think>`, so the tokens of other behaviours are not covered.",
     "strings": "First tokens to watch in place of the behaviour's own, with | between them: Sorry|I|No. Each must be "
     "one token of the model. Fill in both sides or neither; \\| is a bar, \\n a line break.",
     "harvest": "The first tokens of the model's own answers, sorted by what those answers turned out to be. Only "
