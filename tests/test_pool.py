@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pprobe_core.errors import Cancelled, ModelUnavailable
+from pprobe_core.models import devices
 from pprobe_core.models.loading import LoadedModel, load_model
 from pprobe_core.models.pool import ModelPool
-from pprobe_core.models.watching import Watch
+from pprobe_core.models.watching import LoadPhase, Watch
 from tests.tiny_models import write_tiny_model
 
 
@@ -204,3 +205,60 @@ def test_clear_drops_idle_models(folders: list[str]) -> None:
     gc.collect()
     assert pool.loaded_ids() == []
     assert ref() is None
+
+
+def test_two_asking_for_two_large_models_wait_in_order_and_both_finish(folders: list[str], size: int) -> None:
+    pool, order, errors = ModelPool(int(size * 1.2)), [], []
+    first_in, go_on = threading.Event(), threading.Event()
+
+    def work(name: str, first: bool) -> None:
+        try:
+            with pool.lease(name) as loaded:
+                order.append(Path(loaded.path).name)
+                if first:
+                    first_in.set()
+                    go_on.wait(30)
+                assert pool.loaded_ids() == [name], "the other one is not in memory at the same time"
+        except BaseException as e:
+            errors.append(e)
+
+    first = threading.Thread(target=work, args=(folders[0], True))
+    second = threading.Thread(target=work, args=(folders[1], False))
+    first.start()
+    assert first_in.wait(60)
+    second.start()
+    time.sleep(0.2)
+    assert order == ["m0"]
+    go_on.set()
+    first.join(60)
+    second.join(60)
+    assert not errors
+    assert order == ["m0", "m1"]
+
+
+def test_a_model_larger_than_the_memory_is_refused_by_the_loaders_sentence(
+    folders: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ModelPool(10**9)
+    monkeypatch.setattr(devices, "free_memory", lambda: 1000)
+    with pytest.raises(ModelUnavailable, match="needs about"), pool.lease(folders[0]):
+        pass
+    monkeypatch.undo()
+    with pool.lease(folders[0]) as loaded:
+        assert loaded.path == folders[0]
+
+
+def test_the_room_of_idle_models_counts_where_a_new_one_is_measured(folders: list[str], size: int) -> None:
+    pool, seen = ModelPool(int(size * 1.5)), []
+    with pool.lease(folders[0]) as loaded:
+        assert pool.idle_bytes() == 0
+        assert loaded.n_bytes == pool.n_bytes()
+    assert pool.idle_bytes() == pool.n_bytes() > 0
+
+    class Told(Watch):
+        def enter(self, phase: LoadPhase, total: int = 0, done: int = 0) -> None:
+            seen.append((phase, pool.loaded_ids()))
+
+    with pool.lease(folders[1], watch=Told()):
+        pass
+    assert seen == [("loading", []), ("proving", [])], "room was made before the new one was loaded"
