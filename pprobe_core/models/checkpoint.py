@@ -3,6 +3,9 @@
 import hashlib
 import json
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,20 @@ def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weight file, as `sha256sum` prints it; of several files, over their hashes in name order."""
     digests = [file_sha256(file) for file in weight_files(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def weights_sha256_meanwhile(folder: Path) -> Callable[[], str]:
+    """Start weights_sha256 beside other work, and return what waits for it."""
+    digest: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            digest.set_result(weights_sha256(folder))
+        except Exception as e:  # raised where it is waited for
+            digest.set_exception(e)
+
+    threading.Thread(target=work, daemon=True).start()
+    return digest.result
 
 
 def config_sha256(folder: Path) -> str:

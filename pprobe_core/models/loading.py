@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models import devices, hub, pace, transfer
 from pprobe_core.models.catalogue import ModelEntry, entry_of_hub_folder, find_model, split_hub_id
-from pprobe_core.models.checkpoint import config_sha256, header, read_json, weight_files, weights_sha256
+from pprobe_core.models.checkpoint import config_sha256, header, read_json, weight_files, weights_sha256_meanwhile
 from pprobe_core.models.devices import Placement
 from pprobe_core.models.preflight import Preflight, hub_values, preflight
 from pprobe_core.models.structure import Structure, discover
@@ -82,6 +82,7 @@ def load_model(
         raise ModelUnavailable(f"{entry.id} cannot be placed: its weights are not known. Download it again.")
     watch.enter("loading")
     started = time.monotonic()
+    weights_hash = weights_sha256_meanwhile(folder)
     with _quiet():
         config = _load_config(folder)
         tokenizer, notes = _load_tokenizer(folder)
@@ -99,7 +100,7 @@ def load_model(
         path=str(folder),
         family=entry.family,
         revision=flight.revision,
-        weights_sha256=weights_sha256(folder),
+        weights_sha256=weights_hash(),
         config_sha256=config_sha256(folder),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dtype=placement.dtype,

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from pprobe_core.errors import ModelUnavailable
 
-_PART = 2**22  # elements
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -19,7 +18,7 @@ def check_weights(model: nn.Module, name: str) -> None:
     for key, parameter in model.named_parameters():
         if parameter.device.type == "meta":
             raise ModelUnavailable(
-                f"{name} does not fit in memory: {key} was left on disk. "
+                f"{name} does not fit in memory: {key} was left on disk, or is fetched anew for each pass. "
                 "Use a smaller model or a machine with more memory."
             )
         if parameter.dtype not in PLAIN_DTYPES:
@@ -36,15 +35,8 @@ def check_weights(model: nn.Module, name: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """True when every element is a number; a few million at a time, so that no second copy of the tensor is made.
-
-    The sum of a part is not finite when any element is not; only then are the elements looked at one by one (a sum of
-    large numbers may overflow).
-    """
-    return all(
-        bool(torch.isfinite(part.sum(dtype=torch.float32))) or bool(torch.isfinite(part).all())
-        for part in tensor.reshape(-1).split(_PART)
-    )
+    """True when every element is a number: smallest and largest say it, in one reading and without a second copy."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def has_experts(module: nn.Module) -> bool:
