@@ -1,0 +1,228 @@
+"""What the pages say about thinking, first tokens and normalisation; all runs real."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from pprobe_core import jobs as core_jobs
+from pprobe_core.cli.parser import build_parser
+from pprobe_core.coupling_charts import coupling_sums, coupling_title, couplings_agree, has_couplings
+from pprobe_core.probing.strings import parse_strings
+from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.store import Store
+from tests.test_pages import MAIN, calm, charts_on, words_on
+from tests.tiny_models import edit_json, write_tiny_model
+from ui import shell, tables
+
+MATH = ProbeRequest("mini-qwen3", "math", "general", limit=20)
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file with a run whose tokens miss most answers, and one of a model with post-norms and no template."""
+    folder = tmp_path_factory.mktemp("missed")
+    gemma = write_tiny_model(folder / "tiny-gemma3", "gemma3_text")
+    edit_json(gemma / "tokenizer_config.json", chat_template=None)
+    (gemma / "chat_template.jinja").unlink(missing_ok=True)
+    prompts = folder / "pairs.csv"
+    rows = [f"How do I bake bread {i}?,What is {i} plus 3?" for i in range(5)]
+    prompts.write_text("\n".join(["original,perturbed", *rows]), encoding="utf-8")
+    jobs = core_jobs.shared(folder / "runs.duckdb")
+    strings = {"target": ("S", "I"), "control": ("Y",), "thinking": "off"}
+    for request in (ProbeRequest(str(gemma), "sycophancy", str(prompts), **strings), MATH):  # type: ignore[arg-type]
+        status = jobs.wait(jobs.submit(request), 240)
+        assert status.state == "done", status.error
+    core_jobs.close()
+    return folder / "runs.duckdb"
+
+
+@pytest.fixture
+def probe_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., AppTest]]:
+    """Opens a page on a copy of a results file: `probe_page(file, run=run_id)`."""
+
+    def opened(copy_of: Path, page: str = "probe", **address: str) -> AppTest:
+        path = tmp_path / "pprobe.duckdb"
+        if not path.exists():
+            shutil.copy(copy_of, path)
+        monkeypatch.setenv("PPROBE_DB", str(path))
+        st.cache_data.clear()
+        st.cache_resource.clear()
+        app = AppTest.from_file(str(MAIN), default_timeout=60)
+        for key, value in address.items():
+            app.query_params[key] = value
+        if page != "start":
+            app.switch_page(f"../pages/{page}.py")
+        return app.run()
+
+    yield opened
+    core_jobs.close()
+
+
+def run_of(path: Path, circuit: str) -> str:
+    with Store(path) as store:
+        runs = store.runs()
+        return str(runs[runs["circuit"] == circuit].iloc[0]["run_id"])
+
+
+def test_the_card_offers_the_models_own_first_words_and_runs_again_with_them(
+    probe_page: Callable[..., AppTest], missed: Path
+) -> None:
+    first = run_of(missed, "math")
+    app = calm(probe_page(missed, run=first))
+    shown = words_on(app)
+    assert "This model starts its answers with other words" in shown
+    assert "On the pairs that did not suggest them" in shown
+    counts = next(frame.value for frame in app.dataframe if "Becomes" in frame.value.columns)
+    assert {"Target", "Control"} <= set(counts["Becomes"])
+    app.button(key="run_harvested").click().run()
+    jobs = core_jobs.shared()
+    job = jobs.list()[0]
+    assert job.request.strings_from == "harvested"  # type: ignore[union-attr]
+    again = jobs.wait(job.job_id, 240)
+    assert again.state == "done", again.error
+    calm(app.run())
+    assert "Open the run with these tokens" in [link.proto.label for link in app.get("page_link")]
+    page = calm(probe_page(missed, run=str(again.run_id)))
+    told = words_on(page)
+    assert "Harvested tokens: " in told
+    assert f"in run {first}" in told
+    assert "harvested" in shell.run_title(shell.store().runs().set_index("run_id").loc[str(again.run_id)].to_dict() | {
+        "circuit": "math", "created_at": "2026-01-01",
+    })  # fmt: skip
+
+
+def test_start_points_to_the_card_and_says_how_prompts_were_written(
+    probe_page: Callable[..., AppTest], missed: Path
+) -> None:
+    app = calm(probe_page(missed, "start", circuit="math", prompts="general"))
+    app.number_input(key="limit").set_value(20).run()
+    assert "starts most of its answers with other words" in words_on(calm(app))
+    page = calm(probe_page(missed, run=run_of(missed, "sycophancy")))
+    shown = words_on(page)
+    assert "The tokeniser has no chat template; prompts were written as “User: ...” and “Assistant:”" in shown
+    assert "Thinking: not a switch of this model's chat template." in shown
+    assert "Given tokens: S|I against Y." in shown
+    assert "Thinking was asked to be off" in shown
+
+
+def test_strings_and_thinking_of_the_pickers_go_into_the_request(
+    probe_page: Callable[..., AppTest], missed: Path
+) -> None:
+    app = calm(probe_page(missed, "start"))
+    app.selectbox(key="thinking").set_value("off")
+    app.text_input(key="target_strings").set_value("Sorry")
+    app.text_input(key="control_strings").set_value("Sure").run()
+    app.button(key="run_button").click().run()
+    job = core_jobs.shared().list()[0]
+    assert job.request == ProbeRequest(
+        "mini-qwen3", "safety_refusal", thinking="off", target=("Sorry",), control=("Sure",)
+    )
+    assert core_jobs.shared().wait(job.job_id, 240).state == "done"
+    shown = words_on(calm(app.run()))
+    assert "Given tokens: Sorry against Sure." in shown
+    app.text_input(key="control_strings").set_value("").run()
+    app.button(key="run_button").click().run()
+    assert "target strings and no control strings" in words_on(calm(app))
+
+
+def test_normalisation_has_a_chart_where_the_couplings_differ_and_a_line_where_they_do_not(
+    probe_page: Callable[..., AppTest], missed: Path, tmp_path: Path
+) -> None:
+    run_id = run_of(missed, "sycophancy")
+    app = calm(probe_page(missed, run=run_id))
+    run = shell.store().run(run_id)
+    assert not couplings_agree(run.summary["couplings"])
+    shown = words_on(app)
+    assert coupling_title(run.summary["couplings"]) in shown
+    assert "rescales each FFN's output before it is added to the stream (3 of 3 layers)" in shown
+    n_charts = charts_on(app)
+    old = {k: v for k, v in run.summary.items() if k != "couplings"}
+    core_jobs.close()
+    with Store(tmp_path / "pprobe.duckdb") as store, store._transaction() as cursor:
+        cursor.execute("update runs set summary = $s where run_id = $r", {"s": json.dumps(old), "r": run_id})
+    app = calm(probe_page(missed, run=run_id))
+    assert "stored before the two couplings were compared" in words_on(app)
+    assert charts_on(app) == n_charts - 1
+
+
+def test_the_command_shown_with_a_run_asks_for_its_thinking_and_its_tokens() -> None:
+    given = replace(MATH, thinking="on", target=("-1", "a|b"), control=(" Sure",))
+    options = build_parser().parse_args(shlex.split(tables.command_line(given))[3:])
+    assert options.thinking == "on"
+    assert (parse_strings(options.target), parse_strings(options.control)) == (given.target, given.control)
+    harvested = replace(given, harvested_from="0123456789ab")
+    options = build_parser().parse_args(shlex.split(tables.command_line(harvested))[3:])
+    assert (options.harvest, options.target) == (True, None)
+    plain = tables.command_line(MATH)
+    assert not any(word in plain for word in ("--thinking", "--target", "--harvest"))
+
+
+# The chart ---------------------------------------------------------------------------------------------------------
+
+
+def _couplings(size: float | None, missed: tuple[float | None, float | None], overlap: int = 20) -> dict[str, object]:
+    ranks = {"spearman": 0.5, "top": 50, "overlap": overlap, "chance": 1.0, "n_neurons": 3000, "n_pairs": 12}
+    return {
+        "n_pairs": 20,
+        "n_post_norms": 2,
+        "n_layers": 2,
+        "exact": {"sum": -1.0, "interval": [-1.5, -0.5]},
+        "plain": {"size": size, "missed": missed[0], "missed_original": 3.0},
+        "norm_aware": {"size": 1.0, "missed": missed[1], "missed_original": 0.0},
+        "ranks": ranks,
+    }
+
+
+@pytest.mark.parametrize(
+    ("couplings", "title"),
+    [
+        (
+            _couplings(40.2, (39.2, 0.02)),
+            "overstates the FFNs' change 40-fold here; norm-aware coupling misses 2\u00a0%",
+        ),
+        (_couplings(2.5, (1.5, 0.1)), "2.5-fold"),
+        (_couplings(0.1, (0.9, 0.1)), "shows only 10\u00a0% of the FFNs' change"),
+        (_couplings(1.1, (0.3, 0.1)), "misses 30\u00a0% of the FFNs' change"),
+        (_couplings(None, (None, None)), "nothing to compare"),
+    ],
+)
+def test_the_title_says_how_far_plain_coupling_is_off(couplings: dict[str, object], title: str) -> None:
+    assert title in coupling_title(couplings)
+
+
+def test_couplings_agree_where_they_miss_alike_and_rank_alike() -> None:
+    assert couplings_agree(_couplings(0.9, (0.18, 0.11), overlap=45))
+    assert not couplings_agree(_couplings(0.9, (0.18, 0.11), overlap=30))
+    assert not couplings_agree(_couplings(0.9, (0.5, 0.11), overlap=45))
+    assert not couplings_agree(_couplings(None, (None, None)))
+
+
+def test_marks_far_beyond_the_bars_stand_at_the_edge_and_keep_their_value() -> None:
+    layers = [
+        {
+            "layer": layer,
+            "ffn_change": -1.0 - layer,
+            "ffn_change_interval": [-2.0, -0.5],
+            "sum_plain": -80.0 if layer else -1.0,
+            "sum_plain_interval": None,
+            "sum_norm_aware": -1.0,
+            "sum_norm_aware_interval": [-1.1, -0.9],
+        }
+        for layer in range(2)
+    ]
+    figure = coupling_sums(layers, _couplings(27.0, (26.0, 0.3)))
+    assert has_couplings({"couplings": _couplings(1.0, (0, 0)), "layers": layers})
+    assert not has_couplings({"layers": layers})
+    assert not has_couplings({"couplings": {}, "layers": layers})
+    marks = figure.chart.layer[-1].data
+    far = marks[marks["off"]].iloc[0]
+    assert (far["mean"], far["shown"], far["shape"]) == (-80.0, -5.0, "below")
+    assert "1 mark lies beyond the axis" in figure.caption
+    assert figure.chart.to_dict()["height"] > 0
