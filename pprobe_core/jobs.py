@@ -22,6 +22,7 @@ from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.checkpoint import weights_sha256
+from pprobe_core.models.libraries import import_libraries
 from pprobe_core.models.watching import Watch
 from pprobe_core.probing.strings import check_strings
 from pprobe_core.probing.types import THINKING, Coupling, ProbeRequest
@@ -559,6 +560,7 @@ class Jobs:
 def _passive_waiting() -> None:
     # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import_libraries()
 
 
 def shape_of(run: Run) -> ModelShape:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from pprobe_core import settings
 from pprobe_core.errors import Cancelled, ModelUnavailable
 from pprobe_core.models import devices, hub, pace, preflight, transfer
 from pprobe_core.models.catalogue import find_model
@@ -461,3 +464,25 @@ def test_an_architecture_of_the_hub_that_loading_cannot_prove_is_refused(server:
     server.files |= {name: (folder / name).read_bytes() for name in ("config.json", WEIGHTS)}
     assert preflight.preflight("own/tiny").ready, "its configuration alone says nothing against it"
     assert refusal("own/tiny")
+
+
+def test_a_page_may_look_at_a_model_while_the_worker_imports_the_libraries(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "m", "llama")
+    code = (
+        "import sys, threading\n"
+        "from pprobe_core.models.preflight import preflight\n"
+        "from pprobe_core.models.libraries import import_libraries\n"
+        "seen = []\n"
+        "look = lambda: seen.append(preflight(sys.argv[1]).ready)\n"
+        "def load():\n"
+        "    import_libraries()\n"
+        "    from pprobe_core.models.loading import load_model\n"
+        "    seen.append(load_model(sys.argv[1]).family == 'llama')\n"
+        "threads = [threading.Thread(target=t) for t in (load, look, look)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "print(seen)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "m"], cwd=settings.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[True, True, True]", done.stderr

@@ -52,7 +52,7 @@ def show_card(model: str) -> None:
     flight = looked_at(model)
     with st.container(border=True, key="model_card"):
         heading, button = st.columns([5, 1.6], vertical_alignment="center")
-        heading.markdown(f"### {shell.escaped(model)}")
+        heading.subheader(shell.escaped(model), anchor=False)
         asked = _button(button, flight is not None)
         if asked:
             with st.spinner("Asking about the model"):

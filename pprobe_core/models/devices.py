@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pprobe_core.errors import BadRequest, ModelUnavailable
+from pprobe_core.models.libraries import import_libraries
 from pprobe_core.models.memory import OVERHEAD, free_memory
 from pprobe_core.wording import gigabytes
 
@@ -67,6 +68,7 @@ def detect(reclaimable: int = 0) -> tuple[Device, ...]:
 def _accelerators(free_ram: int) -> tuple[Device, ...]:
     if "+cpu" in importlib.metadata.version("torch"):  # built without any: no need to wait for its import
         return ()
+    import_libraries()
     import torch
 
     if torch.cuda.is_available():

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pprobe_core.errors import ModelUnavailable
+from pprobe_core.models.libraries import import_libraries
 
 # Names under which configurations count their experts.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
@@ -23,6 +24,7 @@ def require_supported(config: dict[str, Any], name: str) -> None:
             "Take config.json from the model's own page or folder."
         )
     _refuse_quantised(config, name)
+    import_libraries()
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
