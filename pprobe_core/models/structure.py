@@ -28,13 +28,13 @@ from pprobe_core.models.weights import check_weights, has_experts
 __all__ = ["Block", "Norm", "SelfCheck", "Structure", "discover"]
 
 PROBE_TEXT = "The quick brown fox asks: what is 12 plus 34? Let us see."
-_MAX_PROBE_TOKENS = 24
+_MAX_PROBE_TOKENS = 12  # each costs time at loading; a dozen times the width are values enough
 
 
 def discover(model: Any, tokenizer: Any) -> Structure:
-    """Find and prove the structure of a causal language model in eval mode, by three forward passes of a short prompt.
+    """Find and prove the structure of a causal language model in eval mode, by two forward passes of a short prompt.
 
-    The first is recorded, the second tests that no token sees a later one, the third tells attention from feed-forward.
+    The first is recorded; the second tells attention from feed-forward and tests that no token sees a later one.
     Raises ModelUnavailable with the reason for mixtures of experts, quantised, offloaded or non-finite weights,
     normalisation after the addition (post-LN), encoders, other writers to the residual stream, and whatever else does
     not check out.
@@ -49,6 +49,7 @@ def discover(model: Any, tokenizer: Any) -> Structure:
                 f"The model {name} is not supported: it is a mixture of experts, whose feed-forward neurons are split "
                 "over experts chosen per token. Choose a dense model of the same family."
             ) from e
+        require_causal(name, model, _input_ids(model, tokenizer))  # where that is the reason, it says more
         raise
 
 
@@ -57,10 +58,7 @@ def _proved(name: str, model: Any, tokenizer: Any) -> Structure:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "weight", None) is None:
         raise refusal(name, "it has no output embedding, so it predicts no next token")
-    embedding = model.get_input_embeddings().weight
-    input_ids = _probe_ids(tokenizer, head.weight.shape[0]).to(embedding.device)
-    trace = record(name, model, input_ids, head.weight.dtype)
-    require_causal(trace, model)
+    trace = record(name, model, _input_ids(model, tokenizer), head.weight.dtype)
     layers = find_layers(trace, model, int(getattr(config, "num_hidden_layers", 0) or 0))
     sums = [prove_sum(trace, i, layer, config) for i, layer in enumerate(layers)]
     parts = tell_apart(trace, model, sums)
@@ -92,6 +90,11 @@ def _require_own_neurons(trace: Trace, blocks: Sequence[Block]) -> None:
         raise trace.refusal(f"its layers have different numbers of neurons ({', '.join(map(str, widths))})")
     if len({b.weight.data_ptr() for b in blocks}) != len(blocks):
         raise trace.refusal("several layers share the weights of one down projection, so a neuron belongs to no layer")
+
+
+def _input_ids(model: Any, tokenizer: Any) -> Int[Tensor, "1 token"]:
+    weight = model.get_input_embeddings().weight
+    return _probe_ids(tokenizer, weight.shape[0]).to(weight.device)
 
 
 def _probe_ids(tokenizer: Any, vocab_size: int) -> Int[Tensor, "1 token"]:

@@ -9,20 +9,22 @@ from torch import Tensor, nn
 from pprobe_core.models.layer_sum import LayerSum
 from pprobe_core.models.norms import relative_error
 from pprobe_core.models.search import Output
-from pprobe_core.models.trace import Call, Trace, first_tensor, stream, with_first_tensor, with_stream
+from pprobe_core.models.trace import BOTH_WAYS, Call, Trace, first_tensor, stream, with_first_tensor, with_stream
 
 
 @torch.no_grad()
 def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple[Output, Output]]:
     """(attention, feed-forward) of every layer, found by one more pass of the same prompt.
 
-    In it each layer receives what it received before, with the first token's residual stream turned end to end, and
-    each writer's output is replaced by the recorded one as soon as it is computed. So whatever a writer sees differs
-    from before at the first token only, also where the second writer reads what the first one wrote: the writer whose
-    output changes at later tokens mixes tokens, the other one works on each by itself.
+    In it each layer receives what it received before, with the residual stream of a token in the middle turned end to
+    end, and each writer's output is replaced by the recorded one as soon as it is computed. So whatever a writer sees
+    differs from before at that token only, also where the second writer reads what the first one wrote: the writer
+    whose output changes at later tokens mixes tokens, the other one works on each by itself; where an earlier token
+    changes, the model reads in both directions.
 
-    Raises ModelUnavailable unless exactly one writer of each layer mixes tokens.
+    Raises ModelUnavailable unless exactly one writer of each layer mixes tokens, and none looks ahead.
     """
+    middle = trace.input_ids.numel() // 2
     found: dict[nn.Module, Tensor] = {}
     handles = []
 
@@ -33,7 +35,7 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
                 return None
             x = call.x.clone(memory_format=torch.contiguous_format)
             rows = x.view(-1, x.shape[-1])
-            rows[0] = rows[0].flip(0)
+            rows[middle] = rows[middle].flip(0)
             return with_stream(args, kwargs, x.to(seen.device))
 
         return hook
@@ -58,13 +60,15 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
         for handle in handles:
             handle.remove()
 
-    def mixes(output: Output) -> bool:
-        now, before = (v.reshape(-1, v.shape[-1])[1:] for v in (found[output.outer.module], output.value))
+    def differs(output: Output, tokens: slice) -> bool:
+        now, before = (v.reshape(-1, v.shape[-1])[tokens] for v in (found[output.outer.module], output.value))
         return relative_error(now, before) > trace.tolerance
 
     pairs = []
     for i, one in enumerate(sums):
-        mixers = [output for output in (one.first, one.second) if mixes(output)]
+        if any(differs(output, slice(middle)) for output in (one.first, one.second)):
+            raise trace.refusal(BOTH_WAYS)
+        mixers = [output for output in (one.first, one.second) if differs(output, slice(middle + 1, None))]
         if len(mixers) != 1:
             seen = "neither mixes tokens" if not mixers else "both mix tokens"
             raise trace.refusal(

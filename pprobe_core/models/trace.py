@@ -13,6 +13,7 @@ from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.norms import TOLERANCE, Norm, characterise_norm, relative_error
 from pprobe_core.wording import plural
 
+BOTH_WAYS = "it reads the text in both directions (an encoder such as BERT), so it predicts no next token"
 _KEPT = 4  # calls per module: a norm without weights may serve several places
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
 
@@ -147,15 +148,13 @@ def record(
 
 
 @torch.no_grad()
-def require_causal(trace: Trace, model: Any) -> None:
+def require_causal(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> None:
     """Changing the last token must not change the logits before it. Raises ModelUnavailable otherwise."""
-    ids = trace.input_ids.clone()
-    ids[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 1]
-    one, two = trace.logits[:-1], _rows(_logits(trace.name, model, ids))[:-1]
+    other = input_ids.clone()
+    other[0, -1] = other[0, 0] if other[0, 0] != other[0, -1] else other[0, 1]
+    one, two = (_rows(_logits(name, model, ids))[:-1] for ids in (input_ids, other))
     if one.shape == two.shape and float((one - two).abs().max()) > 0.05 * float(one.std()):
-        raise trace.refusal(
-            "it reads the text in both directions (an encoder such as BERT), so it predicts no next token"
-        )
+        raise refusal(name, BOTH_WAYS)
 
 
 def stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
