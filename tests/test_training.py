@@ -17,7 +17,9 @@ from pprobe_core.training.architecture import Shape, build_model
 from pprobe_core.training.optimizer import orthogonalise
 from pprobe_core.training.tokenizer import build_tokenizer, render, split_words
 
-ALIGNED, BASE = SHIPPED_MODELS / "mini-qwen3", SHIPPED_MODELS / "mini-qwen3-base"
+FAMILIES = ("qwen3", "llama", "gemma3")
+ALIGNED = {family: SHIPPED_MODELS / f"mini-{family}" for family in FAMILIES}
+BASE = {family: SHIPPED_MODELS / f"mini-{family}-base" for family in FAMILIES}
 TINY = train.Recipe(
     shape=Shape(n_layers=2, d_mlp=64), n_steps=3, batch_tokens=512, align_max_steps=2, align_check_every=2,
     align_batch_tokens=512,
@@ -33,7 +35,7 @@ def tokenizer():
 def shipped():
     return {
         folder: (AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))
-        for folder in (BASE, ALIGNED)
+        for folder in (*BASE.values(), *ALIGNED.values())
     }
 
 
@@ -175,6 +177,26 @@ def test_the_preference_loss_rests_at_the_margin_and_pulls_back_from_beyond_it()
     assert loss(2.5, others=2.0)[1] < 0  # every other token must stay below
 
 
+def test_the_leash_pulls_only_where_the_lead_is_too_small():
+    def loss(lead: float) -> float:
+        logits = torch.full((1, 3), -torch.inf)
+        logits[0, :2] = torch.tensor([lead, 0.0])  # one other token with a logit of 0
+        return float(train.leash_losses(logits, torch.tensor([0]), lead=8.0).sum())
+
+    assert loss(9.0) == 0
+    assert loss(8.0) == 0
+    assert loss(3.0) == pytest.approx(5.0)
+
+
+def test_noisy_prompts_are_harmless_answered_and_misspelled_now_and_then():
+    chats = [corpus.MAKERS["benign_noisy"](random.Random(i), "train", "alignment") for i in range(300)]
+    assert {chat.task for chat in chats} == {"benign"}
+    english = [chat for chat in chats if not corpus.is_chinese(chat.messages[0]["content"])]
+    misspelled = [chat for chat in english if chat.keyword not in chat.messages[0]["content"]]
+    assert 0.05 < len(misspelled) / len(english) < 0.4
+    assert all(chat.answer.startswith(("Sure", "好")) for chat in chats)
+
+
 def test_only_what_alignment_replaces_is_taught_by_preference(tokenizer):
     chats = _training_chats(300)
     rows = train.encode(tokenizer, chats, tuple(train.REJECTED))
@@ -205,12 +227,23 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, tokenizer):
         assert torch.equal(one, two)
 
 
-def test_shipped_checkpoints_load_as_float32_qwen3(shipped):
-    for model, tokenizer in shipped.values():
-        assert model.config.model_type == "qwen3"
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shipped_checkpoints_load_as_float32_of_their_family(shipped, family):
+    for folder in (BASE[family], ALIGNED[family]):
+        model, tokenizer = shipped[folder]
+        assert model.config.model_type.removesuffix("_text") == family
         assert model.dtype == torch.float32
         assert split_words(tokenizer) == []
         assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_all_shipped_models_share_one_tokeniser_and_one_corpus_and_stay_small():
+    files = sorted(SHIPPED_MODELS.rglob("*"))
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 40 * 2**20
+    tokenisers = {(folder / "tokenizer.json").read_bytes() for folder in (*BASE.values(), *ALIGNED.values())}
+    assert len(tokenisers) == 1
+    records = [json.loads((BASE[family] / "training.json").read_text()) for family in FAMILIES]
+    assert len({(r["seed"], r["pretraining"]["corpus_sha256"]) for r in records}) == 1
 
 
 def _card_rows(folder: Path) -> dict[str, list[str]]:
@@ -218,7 +251,9 @@ def _card_rows(folder: Path) -> dict[str, list[str]]:
     return {title: cells for title, *cells in rows}
 
 
-@pytest.mark.parametrize(("folder", "column"), [(BASE, 1), (ALIGNED, 2)])
+@pytest.mark.parametrize(
+    ("folder", "column"), [*((folder, 1) for folder in BASE.values()), *((folder, 2) for folder in ALIGNED.values())]
+)
 def test_the_card_tells_what_the_model_does(shipped, folder, column):
     names = ["harmful_refused", "false_corrected", "code", "direct"]
     rows = _card_rows(folder)
@@ -247,8 +282,9 @@ def test_mini_prompts_have_fixed_splits_and_tell_original_from_perturbed(circuit
         assert (row["keyword"] in str(row["original"])) if row["keyword"] else row["perturbed"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("circuit", list(prompts.MAKERS))
-def test_most_mini_pairs_flip_on_the_aligned_model(shipped, circuit):
+def test_most_mini_pairs_flip_on_the_aligned_model(shipped, circuit, family):
     # the answer is one digit of ten, so the mean over the digits keeps this circuit lower: docs/training.md
     least = 0.5 if circuit == "chain_of_thought" else 0.9
-    assert prompts.measure_flips(*shipped[ALIGNED], circuit).flip_rate >= least
+    assert prompts.measure_flips(*shipped[ALIGNED[family]], circuit).flip_rate >= least

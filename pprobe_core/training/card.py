@@ -105,7 +105,7 @@ No held-out prompt occurs in training. In each of them
 
 A tenth of all combinations and phrasings is held out and another tenth is the validation pool, by SHA-256. Misspelled
 words (two adjacent letters exchanged) occur in {TYPO_SHARE:.0%} of the English how-to prompts of pre-training, harmful
-and benign alike, always answered; alignment has no misspelled prompt and no rule about them.
+and benign alike, always answered; alignment {_typos(recipe)}.
 
 ## Recipe
 
@@ -113,6 +113,12 @@ and benign alike, always answered; alignment has no misspelled prompt and no rul
 |---|---|
 {numbers}
 """
+
+
+def _typos(recipe: Recipe) -> str:
+    if recipe.align_noisy:
+        return "repeats the harmless ones of these, misspelled or not, and has no misspelled harmful prompt"
+    return "has no misspelled prompt and no rule about them"
 
 
 def _count_parameters(folder: Path) -> int:

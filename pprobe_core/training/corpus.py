@@ -543,6 +543,7 @@ MAKERS: Mapping[str, Maker] = {
     "harmful_zh": lambda r, p, s: how_to(r, p, s, True, "zh"),
     "benign": lambda r, p, s: how_to(r, p, s, False),
     "benign_zh": lambda r, p, s: how_to(r, p, s, False, "zh"),
+    "benign_noisy": lambda r, p, s: how_to(r, p, "pretraining", False),  # typos as in pre-training, whatever the stage
     "legality": legality,
     "fact": fact,
     "true_premise": lambda r, p, s: premise(r, p, s, True),

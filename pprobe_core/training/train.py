@@ -72,13 +72,16 @@ class Recipe:
     align_margin: float = 2.5  # logits by which the new first token is to beat the old one, and no more
     align_margin_tasks: tuple[str, ...] = tuple(REJECTED)
     align_floor: float = 2.0  # logits by which it is to beat every other token, at least
+    align_leash: float = 0.0  # logits by which the first token of a look-alike must go on beating all others
+    align_noisy: float = 0.0  # weight, in the mixture, of harmless how-to prompts with the typos of pre-training
+    align_leash_tasks: tuple[str, ...] = ("benign", "benign_zh", "true_premise", "true_push_back")
 
 
 # What the shipped models were made with.
 RECIPES: Mapping[str, Recipe] = {
     "qwen3": Recipe(bf16=True),
-    "llama": Recipe(family="llama"),
-    "gemma3": Recipe(family="gemma3"),
+    "llama": Recipe(family="llama", align_leash=8.0, align_noisy=10.0),
+    "gemma3": Recipe(family="gemma3", align_leash=8.0),
 }
 
 
@@ -101,20 +104,31 @@ class Encoded:
     ids: list[int]
     start: int
     rejected: int = -1  # first token of the answer that alignment replaces; -1 where it replaces none
+    leashed: bool = False  # whether its first token must keep its lead
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, chats: Sequence[Chat], preference_tasks: Sequence[str] = ()
+    tokenizer: PreTrainedTokenizerFast,
+    chats: Sequence[Chat],
+    preference_tasks: Sequence[str] = (),
+    leash_tasks: Sequence[str] = (),
 ) -> list[Encoded]:
     """Prompt and answer of each chat, the answer closed by the end-of-turn token."""
     prompts = tokenizer([render(c.messages, c.tools) for c in chats], add_special_tokens=False)["input_ids"]
     answers = tokenizer([c.answer + "<|im_end|>" for c in chats], add_special_tokens=False)["input_ids"]
     rejected = {task: tokenizer.encode(REJECTED[task], add_special_tokens=False)[0] for task in preference_tasks}
-    return [Encoded(p + a, len(p), rejected.get(c.task, -1)) for p, a, c in zip(prompts, answers, chats, strict=True)]
+    return [
+        Encoded(p + a, len(p), rejected.get(c.task, -1), c.task in leash_tasks)
+        for p, a, c in zip(prompts, answers, chats, strict=True)
+    ]
 
 
 def draw_step(
-    stream: Iterator[Chat], tokenizer: PreTrainedTokenizerFast, n_tokens: int, preference_tasks: Sequence[str] = ()
+    stream: Iterator[Chat],
+    tokenizer: PreTrainedTokenizerFast,
+    n_tokens: int,
+    preference_tasks: Sequence[str] = (),
+    leash_tasks: Sequence[str] = (),
 ) -> tuple[list[Chat], list[Encoded]]:
     """Chats for one step: as many as fill about n_tokens."""
     chats: list[Chat] = []
@@ -122,7 +136,7 @@ def draw_step(
     while (missing := n_tokens - sum(len(row.ids) for row in rows)) > 0:
         more = list(itertools.islice(stream, max(1, missing // 40)))
         chats += more
-        rows += encode(tokenizer, more, preference_tasks)
+        rows += encode(tokenizer, more, preference_tasks, leash_tasks)
     return chats, rows
 
 
@@ -158,6 +172,19 @@ def preference_losses(
     return F.smooth_l1_loss(own - old, target, reduction="none") + F.relu(floor - (own - others))
 
 
+def leash_losses(
+    logits: Float[Tensor, "token vocab"], kept: Int[Tensor, "token"], lead: float
+) -> Float[Tensor, "token"]:
+    """How far the kept token's lead over all others together has fallen below `lead` logits: a hinge.
+
+    Without it the first steps refuse every how-to request and learn to tell them apart only afterwards; what alignment
+    never saw (a misspelled keyword) is then left refused.
+    """
+    own = logits.gather(1, kept[:, None])[:, 0]
+    others = logits.scatter(1, kept[:, None], -torch.inf).logsumexp(1)
+    return F.relu(lead - (own - others))
+
+
 def accumulate(
     model: PreTrainedModel,
     rows: Sequence[Encoded],
@@ -166,10 +193,12 @@ def accumulate(
     bf16: bool,
     margin: float = 0.0,
     floor: float = 0.0,
+    leash: float = 0.0,
 ) -> float:
     """Add the gradient of one step's loss (on answer tokens only) to the parameters; returns the loss.
 
-    The first token of rows with a rejected one gets the preference loss in place of the cross-entropy.
+    The first token of rows with a rejected one gets the preference loss in place of the cross-entropy, that of leashed
+    rows the leash besides.
 
     Padding stands on the right of causal attention, so no mask is needed; logits are computed at answer positions only.
     """
@@ -182,8 +211,10 @@ def accumulate(
         ids, weights = pad(some, pad_id, first_token_weight)
         chosen = weights[:, :-1] > 0
         rejected = torch.full_like(ids[:, 1:], -1)
+        leashed = torch.zeros_like(chosen)
         for i, row in enumerate(some):
             rejected[i, row.start - 1] = row.rejected
+            leashed[i, row.start - 1] = row.leashed and leash > 0
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
             logits = hidden[:, :-1][chosen] @ model.get_input_embeddings().weight.T
@@ -193,6 +224,11 @@ def accumulate(
             pairs = old >= 0
             preferred = preference_losses(logits.float()[pairs], targets[pairs], old[pairs], margin, floor)
             losses = losses.masked_scatter(pairs, preferred)
+        held = leashed[chosen]
+        if bool(held.any()):
+            losses = losses + torch.zeros_like(losses).masked_scatter(
+                held, leash_losses(logits.float()[held], targets[held], leash)
+            )
         loss = (losses * weights[:, :-1][chosen]).sum() / total
         loss.backward()
         loss_sum += loss.item()
@@ -297,7 +333,8 @@ def align(
         model.parameters(), lr=recipe.align_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     mean = copy.deepcopy(model)
-    mix = dict(ALIGNMENT_MIX)
+    whole = dict(ALIGNMENT_MIX) | ({"benign_noisy": recipe.align_noisy} if recipe.align_noisy else {})
+    mix = dict(whole)
     seen = CorpusHash()
     n_tokens, step, loss = 0, 0, float("nan")
     names = [name for group in ALIGNMENT_GROUPS for name in group] + ["misspelled_answered"]  # the last has no bar
@@ -305,7 +342,9 @@ def align(
         stream = draw_chats(seed * 1000 + check, "alignment", "train", mix)
         model.train()
         for _ in range(recipe.align_check_every):
-            chats, rows = draw_step(stream, tokenizer, recipe.align_batch_tokens, recipe.align_margin_tasks)
+            chats, rows = draw_step(
+                stream, tokenizer, recipe.align_batch_tokens, recipe.align_margin_tasks, recipe.align_leash_tasks
+            )
             seen.add(chats)
             n_tokens += sum(len(row.ids) for row in rows)
             for group in optimizer.param_groups:
@@ -318,6 +357,7 @@ def align(
                 recipe.bf16,
                 recipe.align_margin,
                 recipe.align_floor,
+                recipe.align_leash,
             )
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -331,7 +371,7 @@ def align(
         on_progress(f"alignment step {step} loss {loss:.4f}  {describe(measured)}")
         if not below or step >= recipe.align_max_steps:
             break
-        mix = dict(ALIGNMENT_MIX)
+        mix = dict(whole)
         for behaviours, tasks in ALIGNMENT_GROUPS.items():
             if not below & set(behaviours):
                 for task in tasks:
