@@ -105,7 +105,7 @@ def _sweep_part(store: Store, unit: Unit, run: Run | None, before: Sequence[Part
 
 def _unfinished(store: Store, unit: Unit, job_id: str, run_id: str | None = None) -> Part:
     job = store.job(job_id)
-    if job is None or job.state in ("done", "interrupted"):  # done, but its result was deleted since
+    if job is None or job.state == "done" or job.state == "interrupted":  # done, but its result was deleted since
         return Part(unit, "missing", run_id)
     return Part(unit, job.state, run_id, error=job.error)
 
@@ -385,8 +385,9 @@ def _rate(table: pd.DataFrame, outcome: str, name: str) -> pd.DataFrame:
 def twins(found: Compared, store: Store) -> pd.DataFrame:
     """F and written answers of each aligned model and its base on the same prompts, pair by pair.
 
-    Columns: circuit, pair_id, label_base, label_aligned, f_base_original, f_base_perturbed, f_aligned_original,
-    f_aligned_perturbed, class_base_original, class_aligned_original, side_base, side_aligned.
+    The prompts are those on which the behaviour shows, as each circuit's file says: the original ones, or the perturbed
+    ones for sycophancy, whose premise is false there. Columns: circuit, pair_id, condition, label_base, label_aligned,
+    f_base, f_aligned, class_base, class_aligned, side_base, side_aligned.
     """
     parts = []
     for model, base in found.bases.items():
@@ -395,31 +396,22 @@ def twins(found: Compared, store: Store) -> pd.DataFrame:
             circuit = load_circuits().get(circuit_id)
             if aligned is None or before is None or circuit is None:
                 continue
+            condition = circuit.sweep.condition
             frames = [store.pairs(run.run_id).set_index("pair_id") for run in (before, aligned)]
             both = frames[0].join(frames[1], how="inner", lsuffix="_base", rsuffix="_aligned").reset_index()
-            rows = pd.DataFrame(
-                {
-                    "pair_id": both["pair_id"],
-                    "f_base_original": both["logit_diff_original_base"],
-                    "f_base_perturbed": both["logit_diff_perturbed_base"],
-                    "f_aligned_original": both["logit_diff_original_aligned"],
-                    "f_aligned_perturbed": both["logit_diff_perturbed_aligned"],
-                    "class_base_original": both["class_original_base"],
-                    "class_aligned_original": both["class_original_aligned"],
-                }
-            )
+            rows = pd.DataFrame({"pair_id": both["pair_id"]})
             for twin in ("base", "aligned"):
+                rows[f"f_{twin}"] = both[f"logit_diff_{condition}_{twin}"]
+                rows[f"class_{twin}"] = both[f"class_{condition}_{twin}"]
                 rows[f"side_{twin}"] = [
-                    side_of(circuit, name, "original") if isinstance(name, str) else None
-                    for name in rows[f"class_{twin}_original"]
+                    side_of(circuit, name, condition) if isinstance(name, str) else None
+                    for name in rows[f"class_{twin}"]
                 ]
-            parts.append(
-                rows.assign(circuit=circuit_id, label_base=found.label(base), label_aligned=found.label(model))
-            )
+            named = {"label_base": found.label(base), "label_aligned": found.label(model)}
+            parts.append(rows.assign(circuit=circuit_id, condition=condition, **named))
     columns = (
-        *("circuit", "pair_id", "label_base", "label_aligned", "f_base_original", "f_base_perturbed"),
-        *("f_aligned_original", "f_aligned_perturbed", "class_base_original", "class_aligned_original"),
-        *("side_base", "side_aligned"),
+        *("circuit", "pair_id", "condition", "label_base", "label_aligned", "f_base", "f_aligned"),
+        *("class_base", "class_aligned", "side_base", "side_aligned"),
     )
     return _together(parts, columns)
 

@@ -233,13 +233,14 @@ OppositionReading = Literal["created", "already_there", "unclear"]
 
 @dataclass(frozen=True)
 class Opposition:
-    """Whether aligned model and base twin lie on opposite sides of F on the original prompts of one circuit.
+    """Whether aligned model and base twin lie on opposite sides of F, on the prompts of one circuit.
 
     Counts are prompt pairs with F known in both; `n_*_target` lie above zero. F in logits. The behaviour is what the
     aligned model mostly does: `behaviour` names its side.
     """
 
     circuit: str
+    condition: str  # "original" or "perturbed": the prompts of the pairs on which the behaviour shows
     label_base: str
     label_aligned: str
     n: int
@@ -269,13 +270,13 @@ class Opposition:
 def opposition_tests(twins: pd.DataFrame, seed: int) -> tuple[Opposition, ...]:
     """One test per circuit and pair of twins, in the order of the rows.
 
-    `twins`: one row per prompt pair (circuit, pair_id, label_base, label_aligned, f_base_original, f_aligned_original,
+    `twins`: one row per prompt pair (circuit, pair_id, label_base, label_aligned, f_base, f_aligned,
     side_base, side_aligned), NaN or None where something was not measured. `created`: most pairs of the aligned model
     lie on one side and most of the base on the other (both Wilson intervals clear of one half) and McNemar's p,
     corrected over circuits, is below ALPHA. `already_there`: most pairs of both lie on the same side. Else, or below
     MIN_TWINS pairs, `unclear`.
     """
-    known = twins.dropna(subset=["f_base_original", "f_aligned_original"])
+    known = twins.dropna(subset=["f_base", "f_aligned"])
     groups = list(known.groupby(["label_base", "label_aligned", "circuit"], sort=False))
     p_values = [_changed_sides(rows) for _, rows in groups]
     twins_of = [(base, aligned) for (base, aligned, _), _ in groups]
@@ -290,11 +291,11 @@ def opposition_tests(twins: pd.DataFrame, seed: int) -> tuple[Opposition, ...]:
 
 
 def _changed_sides(rows: pd.DataFrame) -> float:
-    return before_after(list(rows["f_base_original"] > 0), list(rows["f_aligned_original"] > 0)).p_value
+    return before_after(list(rows["f_base"] > 0), list(rows["f_aligned"] > 0)).p_value
 
 
 def _opposition(rows: pd.DataFrame, p_value: float, p_holm: float, seed: int) -> Opposition:
-    base, aligned = (rows[f"f_{twin}_original"].to_numpy(dtype=np.float64) for twin in ("base", "aligned"))
+    base, aligned = (rows[f"f_{twin}"].to_numpy(dtype=np.float64) for twin in ("base", "aligned"))
     n = len(rows)
     n_base, n_aligned = int((base > 0).sum()), int((aligned > 0).sum())
     opposite = int(((base > 0) != (aligned > 0)).sum())
@@ -305,6 +306,7 @@ def _opposition(rows: pd.DataFrame, p_value: float, p_holm: float, seed: int) ->
     behaviour: Literal["target", "control"] = "target" if 2 * n_aligned >= n else "control"
     return Opposition(
         circuit=str(first["circuit"]),
+        condition=str(first.get("condition", "original")),
         label_base=str(first["label_base"]),
         label_aligned=str(first["label_aligned"]),
         n=n,

@@ -269,8 +269,8 @@ def opposition_sentence(test: Opposition, title: str = "") -> str:
     aligned = test.n_aligned_target if side == "target" else test.n - test.n_aligned_target
     base = test.n_base_target if side == "target" else test.n - test.n_base_target
     start = (
-        f"{_capital(name)}: on the original prompt {test.label_aligned} leans to the {side} side in {aligned} of "
-        f"{test.n} pairs, its base {test.label_base} in {base}"
+        f"{_capital(name)}: on the {test.condition} prompt {test.label_aligned} leans to the {side} side in {aligned} "
+        f"of {test.n} pairs, its base {test.label_base} in {base}"
     )
     change = (
         f"F moves by {number(test.difference, signed=True)} logits "

@@ -208,7 +208,7 @@ def test_half_turned_or_few_pairs_cannot_tell(n: int, turned: float) -> None:
 
 def test_mirroring_f_mirrors_the_side_and_nothing_else() -> None:
     rows = compare_frames.twins(("a-1B",), n=40, turned=0.9)
-    mirrored = rows.assign(f_base_original=-rows["f_base_original"], f_aligned_original=-rows["f_aligned_original"])
+    mirrored = rows.assign(f_base=-rows["f_base"], f_aligned=-rows["f_aligned"])
     found, other = (compare_stats.opposition_tests(frame, seed=0)[0] for frame in (rows, mirrored))
     assert (found.behaviour, other.behaviour) == ("target", "control")
     assert found.reading == other.reading == "created"
@@ -232,11 +232,11 @@ def test_tests_are_corrected_over_the_circuits_of_the_same_twins_only() -> None:
 
 def test_pairs_without_f_and_answers_without_a_side_do_not_count() -> None:
     rows = compare_frames.twins(("a-1B",), n=20)
-    rows.loc[:4, "f_base_original"] = np.nan
+    rows.loc[:4, "f_base"] = np.nan
     rows.loc[5:9, "side_base"] = None
     found = compare_stats.opposition_tests(rows, seed=0)[0]
     assert (found.n, found.n_answers) == (15, 10)
-    assert compare_stats.opposition_tests(rows.assign(f_base_original=np.nan), seed=0) == ()
+    assert compare_stats.opposition_tests(rows.assign(f_base=np.nan), seed=0) == ()
     assert compare_stats.opposition_tests(rows.head(0), seed=0) == ()
 
 

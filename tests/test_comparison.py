@@ -274,9 +274,9 @@ def test_twins_meet_on_the_same_prompts(store: Store) -> None:
     pairs = store.pairs(found.runs["mini-qwen3", "safety_refusal"].run_id).set_index("pair_id")
     assert len(twins) == len(pairs)
     for row in twins.to_dict("records"):
-        assert row["f_aligned_original"] == pairs.loc[row["pair_id"], "logit_diff_original"]
+        assert row["f_aligned"] == pairs.loc[row["pair_id"], "logit_diff_original"]
         assert (row["side_base"], row["side_aligned"]) == ("control", "target")
-        assert row["f_base_original"] < 0 < row["f_aligned_original"]
+        assert row["f_base"] < 0 < row["f_aligned"]
 
 
 def test_the_fit_takes_the_excess_over_random_neurons(store: Store) -> None:

@@ -25,27 +25,27 @@ from pprobe_core.window_charts import SEQUENTIAL
 
 
 def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -> Figure:
-    """F of every pair's original prompt in the base model (across) and in its aligned twin (up): who turned round.
+    """F of one prompt of every pair in the base model (across) and in its aligned twin (up): who turned round.
 
-    `twins`: circuit, pair_id, label_base, label_aligned, f_base_original, f_aligned_original, class_base_original,
-    class_aligned_original, side_base, side_aligned. Colours are those of the aligned models.
+    `twins`: circuit, pair_id, condition (which prompt), label_base, label_aligned, f_base, f_aligned, class_base,
+    class_aligned, side_base, side_aligned. Colours are those of the aligned models.
     """
-    texts = ("circuit", "pair_id", "label_base", "label_aligned", "class_base_original", "class_aligned_original")
-    rows = typed(twins, texts, ("f_base_original", "f_aligned_original"))
+    texts = ("circuit", "pair_id", "condition", "label_base", "label_aligned", "class_base", "class_aligned")
+    rows = typed(twins, texts, ("f_base", "f_aligned"))
     rows = rows[(rows["circuit"] == circuit) & rows["label_aligned"].isin(models)].assign(label=rows["label_aligned"])
-    rows = rows.dropna(subset=["f_base_original", "f_aligned_original"])
-    sizes = rows[["f_base_original", "f_aligned_original"]].abs().to_numpy()
+    rows = rows.dropna(subset=["f_base", "f_aligned"])
+    sizes = rows[["f_base", "f_aligned"]].abs().to_numpy()
     limit = 1.12 * float(sizes.max()) if sizes.size and sizes.max() > 0 else 1.0
     scale = alt.Scale(domain=[-limit, limit], nice=False)
     axis = alt.Axis(grid=False, tickCount=7, format="~g")
     x = alt.X(
-        "f_base_original:Q",
+        "f_base:Q",
         title="Logit difference F, base model",
         scale=scale,
         axis=axis,
     )
     y = alt.Y(
-        "f_aligned_original:Q",
+        "f_aligned:Q",
         title="F, aligned model",
         scale=scale,
         axis=axis,
@@ -69,18 +69,19 @@ def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -
                 alt.Tooltip("pair_id:N", title="Pair"),
                 alt.Tooltip("label_base:N", title="Base"),
                 alt.Tooltip("label_aligned:N", title="Aligned"),
-                alt.Tooltip("f_base_original:Q", title="F, base", format="+.2f"),
-                alt.Tooltip("f_aligned_original:Q", title="F, aligned", format="+.2f"),
-                alt.Tooltip("class_base_original:N", title="Base answers"),
-                alt.Tooltip("class_aligned_original:N", title="Aligned answers"),
+                alt.Tooltip("f_base:Q", title="F, base", format="+.2f"),
+                alt.Tooltip("f_aligned:Q", title="F, aligned", format="+.2f"),
+                alt.Tooltip("class_base:N", title="Base answers"),
+                alt.Tooltip("class_aligned:N", title="Aligned answers"),
             ],
         ),
         *_quadrant_names(limit, scale),
     ]
+    condition = str(rows["condition"].iloc[0]) if len(rows) else "original"
     told = []
     for label in present_in(rows, models):
         own = rows[rows["label"] == label]
-        opposite = (own["f_base_original"] > 0) != (own["f_aligned_original"] > 0)
+        opposite = (own["f_base"] > 0) != (own["f_aligned"] > 0)
         told.append((label, float(opposite.mean()), f"{int(opposite.sum())} of {len(own)} pairs"))
     title = f"No base model was measured beside its aligned twin on {in_sentence(circuit_words(circuit))}"
     if told:
@@ -88,9 +89,9 @@ def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -
     return as_figure(
         alt.layer(*marks),
         title,
-        f"One point per prompt pair (n = {len(rows)}), original prompt. On the dashed line alignment changes nothing; "
-        "above zero a model leans to the target tokens. A base model may not know the chat format at all: read its "
-        "answers before its margin. First tokens only.",
+        f"One point per prompt pair (n = {len(rows)}), {condition} prompt. On the dashed line alignment changes "
+        "nothing; above zero a model leans to the target tokens. A base model may not know the chat format at all: read "
+        "its answers before its margin. First tokens only.",
         f"Scatter of the aligned model's F against the base model's F, {len(rows)} pairs.",
         height=430,
     )

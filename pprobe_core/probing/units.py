@@ -62,8 +62,11 @@ def measure(loaded: LoadedModel, unit: BlockUnit, prepared: Prepared | None = No
     made = prepared_of(loaded, unit.request) if prepared is None else prepared
     if not 0 <= unit.block < made.n_blocks:
         raise BadRequest(f"This probe has blocks 0 to {made.n_blocks - 1}; block {unit.block} was asked for.")
-    blocks = probe.capture_blocks if unit.kind == "capture" else probe.generation_blocks
-    return table(loaded, made, unit, next(iter(blocks(loaded, made, unit.block))).to_bytes())
+    if unit.kind == "capture":
+        payload = next(probe.capture_blocks(loaded, made, unit.block)).to_bytes()
+    else:
+        payload = next(probe.generation_blocks(loaded, made, unit.block)).to_bytes()
+    return table(loaded, made, unit, payload)
 
 
 def table(loaded: LoadedModel, prepared: Prepared, unit: BlockUnit, payload: bytes) -> pd.DataFrame:
