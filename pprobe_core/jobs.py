@@ -392,7 +392,7 @@ class Jobs:
                 failures.append(error)
                 if isinstance(error, ModelUnavailable):
                     unusable[unit.model] = str(error)
-        live.part, live.n_units_done = None, len(planned)
+        live.part, live.unit, live.n_units_done = None, None, len(planned)
         if not n_there and failures:
             raise failures[0]
         note = f"{plural(len(failures), 'part')} could not be made: {failures[0]}" if failures else None

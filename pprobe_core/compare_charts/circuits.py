@@ -90,8 +90,8 @@ def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -
         alt.layer(*marks),
         title,
         f"One point per prompt pair (n = {len(rows)}), {condition} prompt. On the dashed line alignment changes "
-        "nothing; above zero a model leans to the target tokens. A base model may not know the chat format at all: read "
-        "its answers before its margin. First tokens only.",
+        "nothing; above zero a model leans to the target tokens. A base model may not know the chat format at all: "
+        "read its answers before its margin. First tokens only.",
         f"Scatter of the aligned model's F against the base model's F, {len(rows)} pairs.",
         height=430,
     )
