@@ -81,8 +81,10 @@ elif view == "layers":
     scaled = quantity != "ffn_skip" and st.toggle(
         "In units of each model's own change", key="compare_scaled", help=words.HELP["scaled"]
     )
+    profile = frames.profile(quantity)
+    chosen = profile[profile["label"].isin(found.label(m) for m in request.models)]  # lines of six models are too many
     shell.figure(
-        compare_charts.depth_profile(frames.profile(quantity), models, circuit, quantity, scaled=scaled),
+        compare_charts.depth_profile(chosen, models, circuit, quantity, scaled=scaled),
         key=f"profile_{quantity}_{circuit}_{scaled}",
     )
 elif view == "neurons":

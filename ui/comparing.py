@@ -26,7 +26,7 @@ FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
     "done": "✓", "missing": "–", "queued": "…", "running": "…", "failed": "✗", "cancelled": "–", "blocked": "✗",
 }  # fmt: skip
-KIND_NAMES = {"probe": "probe", "dose": "dose", "window": "window"}
+KIND_NAMES = {"probe": "P", "dose": "D", "window": "W"}
 
 
 # ------------------------------------------------------------------------------------------------ what is compared
@@ -98,7 +98,7 @@ def pickers() -> CompareRequest | None:
                 SWEEP_PARTS,
                 key="compare_sweeps",
                 selection_mode="multi",
-                format_func=lambda part: words.SWEEP_KINDS[part],
+                format_func=lambda part: words.COMPARE_VIEWS[part],
                 help=words.HELP["compare_sweeps"],
                 persist_state="session",
             )
@@ -172,9 +172,12 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             height="content",
             key="compare_matrix",
             alt="Which parts of the comparison are there, by behaviour and model",
-            column_config={"_index": st.column_config.TextColumn("Behaviour", width="medium")},
+            column_config={"_index": st.column_config.TextColumn("Behaviour", width=150)},
         )
-        st.caption("✓ there, … waiting or running, – not run yet, ✗ cannot be run (the reason stands below).")
+        st.caption(
+            "P probe, D dose response, W injection window. ✓ there, … waiting or running, – not run yet, ✗ cannot be "
+            "run (the reason stands below)."
+        )
         for reason, places in _failures(found).items():
             more = f" and {len(places) - 3} more" if len(places) > 3 else ""
             st.error(shell.escaped(f"{'; '.join(places[:3])}{more}: {reason}"), icon=":material/error:")
@@ -211,7 +214,7 @@ def _progress(job_id: str, n_units_done: int) -> None:
 
 def _matrix_table(found: Compared) -> pd.DataFrame:
     frame = compare_frames.matrix(found)
-    frame["cell"] = [f"{MARKS[s]} {KIND_NAMES[k]}" for s, k in zip(frame["state"], frame["kind"], strict=True)]
+    frame["cell"] = [f"{KIND_NAMES[k]} {MARKS[s]}" for s, k in zip(frame["state"], frame["kind"], strict=True)]
     cells = frame.groupby(["circuit", "label"], sort=False)["cell"].agg("  ".join).unstack().fillna("")
     order = list(dict.fromkeys(frame["label"]))
     table = cells.reindex(index=list(found.request.circuits), columns=order)

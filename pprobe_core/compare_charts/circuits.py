@@ -37,7 +37,7 @@ def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -
     sizes = rows[["f_base", "f_aligned"]].abs().to_numpy()
     limit = 1.12 * float(sizes.max()) if sizes.size and sizes.max() > 0 else 1.0
     scale = alt.Scale(domain=[-limit, limit], nice=False)
-    axis = alt.Axis(grid=False, tickCount=7, format="~g")
+    axis = alt.Axis(grid=False, tickCount=7, format=".3~r")
     x = alt.X(
         "f_base:Q",
         title="Logit difference F, base model",
