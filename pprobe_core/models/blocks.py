@@ -18,6 +18,13 @@ def _weight(module: nn.Module) -> Tensor:
     return weight.detach()
 
 
+def _picked(x: Tensor, ids: Sequence[int]) -> Tensor:
+    """The rows `ids` of x: a view of them where they are neighbours, else a copy."""
+    if isinstance(ids, range) and ids.step == 1:
+        return x[ids.start : ids.stop]
+    return x[torch.as_tensor(list(ids), dtype=torch.long, device=x.device)]
+
+
 @dataclass(frozen=True)
 class Block:
     """One decoder layer: h_out = resid_scale * (h_in + attention_scale * attn + ffn_scale * ffn).
@@ -92,15 +99,16 @@ class Structure:
     check: SelfCheck
 
     def unembed_rows(self, ids: Sequence[int]) -> Float[Tensor, "ids d_model"]:
-        """Rows of W_U for these token ids, float32, logit_scale folded in."""
-        weight = _weight(self.head)
-        index = torch.as_tensor(list(ids), dtype=torch.long, device=weight.device)
-        return weight[index].float() * self.logit_scale
+        """Rows of W_U for these token ids, float32, logit_scale folded in; never to be written into.
+
+        A range is read in place: where it needs neither widening nor scaling, it is the model's own memory.
+        """
+        rows = _picked(_weight(self.head), ids).float()
+        return rows if self.logit_scale == 1 else rows * self.logit_scale
 
     def unembed_bias(self, ids: Sequence[int]) -> Float[Tensor, "ids"] | None:
         """Biases of the unembedding for these token ids, float32, or None where there are none."""
         bias = getattr(self.head, "bias", None)
         if bias is None:
             return None
-        index = torch.as_tensor(list(ids), dtype=torch.long, device=bias.device)
-        return bias.detach()[index].float() * self.head_bias_scale
+        return _picked(bias.detach(), ids).float() * self.head_bias_scale

@@ -13,8 +13,14 @@ from pprobe_core.models.norms import Norm, relative_error
 from pprobe_core.models.scalars import ratio, snap, stated_scalars
 from pprobe_core.models.trace import Call, Trace, same
 
+_MIN_LOGITS = 2**15  # compared with the model's own, whatever the vocabulary: those of one token where it is as large
 _ROWS = 8192  # rows of W_U in float32 at a time, so that a large vocabulary needs no second copy
 _MAX_CAP = 1000  # above it a soft-cap would change no logit
+
+
+def n_compared(vocab_size: int) -> int:
+    """Of how many last tokens the logits are compared, each over the whole vocabulary."""
+    return -(-_MIN_LOGITS // vocab_size)
 
 
 def prove_final_norm(trace: Trace, layers: Sequence[nn.Module], head: nn.Module) -> tuple[Call, Norm, float]:
@@ -35,16 +41,18 @@ def prove_head(
 
     logits = softcap * tanh(post * (W_U (pre * normed) + b) / softcap): pre and post are fitted and snapped to numbers
     that the configuration states (or their inverses), the soft-cap is read from it, and the result is compared with the
-    logits.
+    logits: those of the whole vocabulary, so that every row of W_U counts, for the last tokens that the trace holds
+    logits of. What is the same step for every token needs no more of them; `normed` itself is proved on all.
     """
     call = trace.only(head, "the unembedding")
-    d_model = normed.returned.shape[-1]
+    into_head = normed.returned[-len(trace.logits) :]
+    d_model = into_head.shape[-1]
     stated = stated_scalars(config, model)
     stated += [1 / s for s in stated]
     widths = [v for k, v in vars(config).items() if isinstance(v, int) and v > 1 and "dim" in k]
     pre = None
-    if call.received.shape == normed.returned.shape:
-        pre = snap(ratio(call.received, normed.returned), [*stated, *(v / d_model for v in widths)], trace.tolerance)
+    if call.received.shape == into_head.shape:
+        pre = snap(ratio(call.received, into_head), [*stated, *(v / d_model for v in widths)], trace.tolerance)
     if pre is None:
         raise trace.refusal("something stands between the final normalisation and the unembedding")
     post, cap = _scale_and_cap(trace, call, config, stated)
@@ -101,14 +109,15 @@ def _caps(config: Any) -> Iterator[tuple[bool, float | None]]:
     yield from ((False, v) for v in sorted({v for k, v in numbers.items() if "softcap" not in k and v > 1}))
 
 
-def _recomputed(structure: Structure, last: Block, trace: Trace) -> Float[Tensor, "token vocab"]:
-    """All logits from the last layer's output by the stored parts, in float32, some thousand rows of W_U at a time."""
+def _recomputed(structure: Structure, last: Block, trace: Trace) -> Float[Tensor, "last vocab"]:
+    """The trace's logits from the last layer's output by the stored parts, in float32, some thousand rows at a time."""
     norm, home = structure.final_norm, trace.logits.device
-    normed, out = norm.normed(trace.calls[last.module][0].returned.to(norm.gain.device)), []
+    h_last = trace.calls[last.module][0].returned[-len(trace.logits) :]
+    normed, out = norm.normed(h_last.to(norm.gain.device)), []
     for start in range(0, structure.vocab_size, _ROWS):
         ids = range(start, min(start + _ROWS, structure.vocab_size))
         rows, bias = structure.unembed_rows(ids), structure.unembed_bias(ids)
-        raw = normed.to(rows.device) @ rows.T
+        raw = (rows @ normed.to(rows.device).T).T  # with few tokens faster than the other way round
         raw = (raw if bias is None else raw + bias).to(home)
         out.append(raw if structure.softcap is None else structure.softcap * torch.tanh(raw / structure.softcap))
     return torch.cat(out, dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models.blocks import Block, SelfCheck, Structure
-from pprobe_core.models.head_proof import prove_final_norm, prove_head
+from pprobe_core.models.head_proof import n_compared, prove_final_norm, prove_head
 from pprobe_core.models.layer_proof import prove_layer
 from pprobe_core.models.layer_sum import prove_sum
 from pprobe_core.models.norms import Norm
@@ -58,7 +58,8 @@ def _proved(name: str, model: Any, tokenizer: Any) -> Structure:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "weight", None) is None:
         raise refusal(name, "it has no output embedding, so it predicts no next token")
-    trace = record(name, model, _input_ids(model, tokenizer), head.weight.dtype)
+    n_logits = n_compared(head.weight.shape[0])
+    trace = record(name, model, _input_ids(model, tokenizer), head.weight.dtype, n_logits=n_logits)
     layers = find_layers(trace, model, int(getattr(config, "num_hidden_layers", 0) or 0))
     sums = [prove_sum(trace, i, layer, config) for i, layer in enumerate(layers)]
     parts = tell_apart(trace, model, sums)

@@ -4,17 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pprobe_core.models.layer_sum import LayerSum
 from pprobe_core.models.norms import relative_error
 from pprobe_core.models.search import Output
-from pprobe_core.models.trace import BOTH_WAYS, Call, Trace, first_tensor, stream, with_first_tensor, with_stream
+from pprobe_core.models.trace import (
+    BOTH_WAYS,
+    Call,
+    Trace,
+    first_tensor,
+    last_tokens_only,
+    stream,
+    with_first_tensor,
+    with_stream,
+)
+
+_TOKENS = 6  # enough for some before the turned one and some after it; each costs time
 
 
 @torch.no_grad()
 def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple[Output, Output]]:
-    """(attention, feed-forward) of every layer, found by one more pass of the same prompt.
+    """(attention, feed-forward) of every layer, found by one more pass of the prompt's first tokens.
 
     In it each layer receives what it received before, with the residual stream of a token in the middle turned end to
     end, and each writer's output is replaced by the recorded one as soon as it is computed. So whatever a writer sees
@@ -24,7 +36,9 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
 
     Raises ModelUnavailable unless exactly one writer of each layer mixes tokens, and none looks ahead.
     """
-    middle = trace.input_ids.numel() // 2
+    input_ids = trace.input_ids[:, :_TOKENS]
+    n = input_ids.numel()
+    middle = n // 2
     found: dict[nn.Module, Tensor] = {}
     handles = []
 
@@ -33,10 +47,9 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
             seen = stream(args, kwargs)
             if call.x is None or seen is None:
                 return None
-            x = call.x.clone(memory_format=torch.contiguous_format)
-            rows = x.view(-1, x.shape[-1])
-            rows[middle] = rows[middle].flip(0)
-            return with_stream(args, kwargs, x.to(seen.device))
+            x = _first(call.x, n).clone()
+            x[middle] = x[middle].flip(0)
+            return with_stream(args, kwargs, x.reshape(seen.shape).to(seen.device))
 
         return hook
 
@@ -46,7 +59,7 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
             if now is None or call.y is None:
                 return None
             found[module] = now.detach().clone()
-            return with_first_tensor(output, call.y.clone())
+            return with_first_tensor(output, _first(call.y, n).clone().reshape(now.shape))
 
         return hook
 
@@ -55,13 +68,14 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
             handles.append(one.layer.module.register_forward_pre_hook(turned(one.layer), with_kwargs=True))
             for output in (one.first, one.second):
                 handles.append(output.outer.module.register_forward_hook(held(output.outer)))
-        model(input_ids=trace.input_ids, attention_mask=torch.ones_like(trace.input_ids), use_cache=False)
+        with last_tokens_only(model, 1):  # its logits are of no interest
+            model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
 
     def differs(output: Output, tokens: slice) -> bool:
-        now, before = (v.reshape(-1, v.shape[-1])[tokens] for v in (found[output.outer.module], output.value))
+        now, before = (_first(v, n)[tokens] for v in (found[output.outer.module], output.value))
         return relative_error(now, before) > trace.tolerance
 
     pairs = []
@@ -77,3 +91,8 @@ def tell_apart(trace: Trace, model: Any, sums: Sequence[LayerSum]) -> list[tuple
             )
         pairs.append((one.first, one.second) if mixers[0] is one.first else (one.second, one.first))
     return pairs
+
+
+def _first(x: Tensor, n: int) -> Float[Tensor, "token d"]:
+    """The first n tokens, one row each: some families lay batch and position side by side."""
+    return x.reshape(-1, x.shape[-1])[:n]

@@ -1,7 +1,8 @@
 """One short forward pass with every module's inputs and outputs kept."""
 
+import contextlib
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Trace:
     name: str  # of the model, for messages
     input_ids: Int[Tensor, "1 token"]
     calls: dict[nn.Module, list[Call]]  # outer modules before those they hold
-    logits: Float[Tensor, "token vocab"]
+    logits: Float[Tensor, "last vocab"]  # of the last tokens, or of all
     dtype: torch.dtype
 
     @property
@@ -109,14 +110,16 @@ def record(
     input_ids: Int[Tensor, "1 token"],
     dtype: torch.dtype,
     modules: Collection[nn.Module] | None = None,
+    n_logits: int | None = None,
 ) -> Trace:
     """Run the prompt once with these modules, or every one, recorded; the hooks are gone afterwards, errors included.
 
+    With `n_logits`, only that many last tokens pass through the unembedding: with a large vocabulary it costs as much
+    as all layers together.
     Raises ModelUnavailable when the model cannot read a text, or computes values that are not numbers.
     """
     calls: dict[nn.Module, list[Call]] = {}
     paths: dict[nn.Module, str] = {}
-    handles = []
     copied = _Copies()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -129,16 +132,15 @@ def record(
         if y is not None and len(calls[module]) <= _KEPT:
             calls[module][-1].y = copied.of(y)
 
-    try:
+    with contextlib.ExitStack() as hooks:
+        if n_logits is not None:  # first, so that the recorded input is what the unembedding works on
+            hooks.enter_context(last_tokens_only(model, n_logits))
         for path, module in model.named_modules():
             if path and (modules is None or module in modules):
                 calls[module], paths[module] = [], path
-                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                handles.append(module.register_forward_hook(after))
+                hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                hooks.callback(module.register_forward_hook(after).remove)
         logits = _logits(name, model, input_ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not torch.isfinite(logits).all():
         raise ModelUnavailable(
             f"The model {name} computes values that are not numbers in {str(dtype).removeprefix('torch.')}. "
@@ -155,6 +157,21 @@ def require_causal(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> 
     one, two = (_rows(_logits(name, model, ids))[:-1] for ids in (input_ids, other))
     if one.shape == two.shape and float((one - two).abs().max()) > 0.05 * float(one.std()):
         raise refusal(name, BOTH_WAYS)
+
+
+@contextlib.contextmanager
+def last_tokens_only(model: Any, n: int) -> Iterator[None]:
+    """While it holds, the unembedding works on the last n tokens only, so the model returns logits for no others."""
+
+    def last(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = stream(args, kwargs)
+        return None if x is None or x.dim() < 2 else with_stream(args, kwargs, x[..., -n:, :])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(last, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
