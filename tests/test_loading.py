@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from pprobe_core import settings
 from pprobe_core.errors import BadRequest, ModelUnavailable
 from pprobe_core.models import catalogue, checkpoint, devices, loading, memory
 from pprobe_core.models.catalogue import find_model, shipped_models
 from pprobe_core.models.loading import PLAIN_TEMPLATE, estimated_bytes, load_model
-from tests.tiny_models import edit_json, random_model, tiny_config, tiny_tokenizer, write_tiny_model
+from pprobe_core.probing import probe
+from tests.probing_models import circuit, prompt_set, request
+from tests.tiny_models import LAYERS, WRAPPERS, edit_json, random_model, tiny_config, tiny_tokenizer, write_tiny_model
 
 
 @pytest.fixture
@@ -76,6 +80,34 @@ def test_a_bfloat16_checkpoint_is_widened_exactly_on_the_cpu(folder: Path) -> No
     half = load_model(str(folder), device="cpu", dtype="bfloat16")
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
     assert half.structure.check.tolerance > loaded.structure.check.tolerance
+
+
+@pytest.mark.parametrize("family", WRAPPERS)
+def test_a_decoder_wrapped_for_images_loads_from_its_checkpoint_and_is_probed(family: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = AutoModelForImageTextToText.from_config(tiny_config(family), dtype=torch.float32).eval()
+    with torch.no_grad():  # gains and biases start out alike
+        for i, parameter in enumerate(whole.parameters()):
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    whole.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert any("vis" in name for name in load_file(tmp_path / "model.safetensors"))
+    assert "text_config" in json.loads((tmp_path / "config.json").read_text("utf-8"))
+
+    loaded = load_model(str(tmp_path), device="cpu")
+    ids = torch.tensor([[5, 6, 7, 8, 9, 3, 4]])
+    with torch.inference_mode():
+        expected = whole(input_ids=ids).logits
+        torch.testing.assert_close(loaded.model(input_ids=ids).logits, expected)
+    assert loaded.family == family
+    assert loaded.structure.n_layers == loaded.entry.n_layers == LAYERS
+
+    result = probe.run(loaded, circuit(), prompt_set(), request())
+    assert len(result.pairs) == len(prompt_set().pairs)
+    assert len(result.neurons) == LAYERS * loaded.structure.d_mlp
+    assert np.isfinite(result.neurons["importance_mean"]).all()
+    assert (result.pairs["logit_diff_original"] != result.pairs["logit_diff_perturbed"]).all()
 
 
 def test_padding_is_on_the_left_and_a_batch_equals_single_prompts(tiny_qwen3_folder: Path) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 
 from pprobe_core.errors import ModelUnavailable
+from pprobe_core.models import head_proof
 from pprobe_core.models.norms import characterise_norm
 from pprobe_core.models.structure import Block, Structure, discover
 from tests.tiny_models import (
@@ -129,6 +130,44 @@ def test_the_self_check_is_stored_and_tight_in_float32(found: tuple[nn.Module, S
     check = found[1].check
     errors = (check.ffn_error, check.layer_error, check.head_error, check.norm_error)
     assert max(errors) < 1e-5 < check.tolerance
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3", "cohere", "granite", "gpt2", "opt", "bloom", "phi"])
+def test_one_token_proves_the_same_way_to_the_logits_as_all(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_model(family)
+    assert [head_proof.n_compared(n) for n in (VOCAB, 30_000, 151_936)] == [64, 2, 1]  # 64: all of the prompt
+    every = discover(model, tokenizer)
+    monkeypatch.setattr(head_proof, "_MIN_LOGITS", 1)
+    one = discover(model, tokenizer)
+    assert (one.logit_scale, one.softcap) == (every.logit_scale, every.softcap)
+    assert (one.final_norm.eps, one.final_norm.centred) == (every.final_norm.eps, every.final_norm.centred)
+    assert max(one.check.head_error, every.check.head_error) < 1e-5
+
+
+@pytest.mark.parametrize("token", [0, 7, VOCAB - 1])
+def test_one_token_shows_a_single_logit_that_the_unembedding_does_not_give(
+    token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_model("qwen3")
+    monkeypatch.setattr(head_proof, "_MIN_LOGITS", 1)
+
+    def shifted(module: nn.Module, args: Any, output: Any) -> Any:
+        output.logits[..., token] += 0.1 * output.logits.std()
+        return output
+
+    model.register_forward_hook(shifted)
+    with pytest.raises(ModelUnavailable, match="logits cannot be recomputed"):
+        discover(model, tokenizer)
+
+
+def test_neighbouring_rows_of_the_unembedding_are_those_asked_for_one_by_one() -> None:
+    for family in ("cohere", "gptj"):  # with a scale, with a bias
+        structure = discover(*tiny_model(family))
+        ids = range(3, 40)
+        assert torch.equal(structure.unembed_rows(ids), structure.unembed_rows(list(ids)))
+        bias, picked = structure.unembed_bias(ids), structure.unembed_bias(list(ids))
+        assert (bias is None) == (picked is None) == (family == "cohere")
+        assert bias is None or picked is None or torch.equal(bias, picked)
 
 
 def test_discovery_leaves_no_hooks_and_changes_no_weights() -> None:

@@ -225,7 +225,7 @@ class _Copies:
         return clone
 
 
-def _logits(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> Float[Tensor, "1 token vocab"]:
+def _logits(name: str, model: Any, input_ids: Int[Tensor, "1 token"]) -> Float[Tensor, "1 last vocab"]:
     try:
         logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
     except _FAILURES as e:
