@@ -398,7 +398,7 @@ def twins(found: Compared, store: Store) -> pd.DataFrame:
                 continue
             condition = circuit.sweep.condition
             frames = [store.pairs(run.run_id).set_index("pair_id") for run in (before, aligned)]
-            both = frames[0].join(frames[1], how="inner", lsuffix="_base", rsuffix="_aligned").reset_index()
+            both = frames[0].join(frames[1], how="inner", suffixes=("_base", "_aligned")).reset_index()
             rows = pd.DataFrame({"pair_id": both["pair_id"]})
             for twin in ("base", "aligned"):
                 rows[f"f_{twin}"] = both[f"logit_diff_{condition}_{twin}"]
