@@ -11,7 +11,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import ProbeRequest, Ranking
 from pprobe_core.store import Store
 from pprobe_core.store.plain import plain, records
-from pprobe_core.wording import plural
+from pprobe_core.wording import plural, verified
 
 ExportFormat = Literal["csv", "parquet", "json"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -278,6 +278,11 @@ def _check_lines(s: dict[str, Any]) -> list[str]:
             f"(random pairing reaches {_number(additive['null_correlation_95'], '.2f')} in 5 % of draws)"
         )
     lines += _coupling_lines(s.get("couplings"))
+    if proved := verified(s.get("structure_check")):
+        accepted = f"{s['structure_check']['tolerance']:.0e}"
+        lines.append(
+            f"  {proved[:1].upper()}{proved[1:]}, accepted {accepted} (weights against the model's own numbers)"
+        )
     if s.get("decomposition_error") is not None:
         lines.append(f"  Parts sum to the logit difference within {s['decomposition_error']:.1e} logits")
     if s.get("skipped"):

@@ -1,5 +1,7 @@
 """Numbers beside their nouns, in the sentences of reports, errors and pages."""
 
+from collections.abc import Mapping
+
 
 def plural(n: int, noun: str, verb: tuple[str, str] | None = None, *, suffix: str = "s") -> str:
     """ "1 pair", "1,200 pairs"; with both forms of a verb "1 pair is", "2 pairs are"."""
@@ -28,3 +30,13 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def verified(check: Mapping[str, float] | None) -> str:
+    """ "structure verified: error 3e-07" from the self-check stored with a run; "" where a run has none.
+
+    The largest relative error of all parts that were recomputed when the model was loaded: feed-forward, layers, norms,
+    logits.
+    """
+    errors = [value for name, value in (check or {}).items() if name.endswith("_error") and value is not None]
+    return f"structure verified: error {max(errors):.0e}" if errors else ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pprobe_core.wording import duration, gigabytes, parts_of_bytes, plural
+from pprobe_core.wording import duration, gigabytes, parts_of_bytes, plural, verified
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,9 @@ def test_sizes_and_times_are_said_as_people_say_them() -> None:
     spans = [duration(s) for s in (0, 0.4, 42.4, 99, 100, 3600, 4800, 7200)]
     assert spans == ["1 s", "1 s", "42 s", "99 s", "2 min", "60 min", "80 min", "2 h"]
     assert duration(7320) == "2 h 2 min"
+
+
+def test_a_self_check_is_told_by_its_largest_error() -> None:
+    check = {"ffn_error": 1e-7, "layer_error": 3.2e-7, "head_error": 2e-7, "norm_error": 0.0, "tolerance": 1e-4}
+    assert verified(check) == "structure verified: error 3e-07"
+    assert verified(None) == ""

@@ -24,7 +24,7 @@ from pprobe_core.models import catalogue
 from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, job_id_of
-from pprobe_core.wording import duration, plural
+from pprobe_core.wording import duration, plural, verified
 from ui import backend, words
 
 START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, GLOSSARY = (
@@ -468,11 +468,12 @@ def run_facts(run: Run) -> str:
     """One line under the title: what was run, on how much, at what cost."""
     s = run.summary
     passes = plural(int(s.get("n_forward_passes") or 0), "forward pass", suffix="es")
+    proved = verified(s.get("structure_check"))
     return (
         f"Prompt set {escaped(Path(run.request.prompts).name)} · "
         f"{plural(int(s.get('n_pairs') or 0), 'pair')} · {words.COUPLINGS.get(run.request.coupling, '')} coupling · "
-        f"seed {run.request.seed} · {passes} in {charts.number(s.get('seconds'), 1)} s · run `"
-        f"{run.run_id}`"
+        f"seed {run.request.seed} · {passes} in {charts.number(s.get('seconds'), 1)} s · "
+        f"{proved + ' · ' if proved else ''}run `{run.run_id}`"
     )
 
 

@@ -13,7 +13,7 @@ from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
-from pprobe_core.wording import plural
+from pprobe_core.wording import plural, verified
 from ui import cards, shell, words
 
 NUMBER = st.column_config.NumberColumn
@@ -299,6 +299,7 @@ def provenance(run: Run) -> None:
         "Seed": run.request.seed,
         "Forward passes": s.get("n_forward_passes"),
         "Largest error of the exact parts (logits)": s.get("decomposition_error"),
+        "Structure, proved when it was loaded": verified(s.get("structure_check")),
         "Answer rules": (s.get("generation") or {}).get("rules_version"),
         "Engine": s.get("engine_version"),
         "Seconds": charts.number(s.get("seconds"), 1),
