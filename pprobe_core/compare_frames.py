@@ -397,8 +397,8 @@ def twins(found: Compared, store: Store) -> pd.DataFrame:
             if aligned is None or before is None or circuit is None:
                 continue
             condition = circuit.sweep.condition
-            frames = [store.pairs(run.run_id).set_index("pair_id") for run in (before, aligned)]
-            both = frames[0].join(frames[1], how="inner", suffixes=("_base", "_aligned")).reset_index()
+            frames = [store.pairs(run.run_id) for run in (before, aligned)]
+            both = frames[0].merge(frames[1], on="pair_id", suffixes=("_base", "_aligned"))
             rows = pd.DataFrame({"pair_id": both["pair_id"]})
             for twin in ("base", "aligned"):
                 rows[f"f_{twin}"] = both[f"logit_diff_{condition}_{twin}"]
