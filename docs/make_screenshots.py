@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pprobe_core import jobs  # noqa: E402
-from pprobe_core.circuits.library import load_circuit  # noqa: E402
+from pprobe_core.circuits.library import load_circuit, load_circuits  # noqa: E402
+from pprobe_core.comparison import CompareRequest  # noqa: E402
 from pprobe_core.interventions.requests import default_request  # noqa: E402
 from pprobe_core.interventions.types import SweepKind  # noqa: E402
 from pprobe_core.probing.types import ProbeRequest  # noqa: E402
@@ -36,6 +37,7 @@ REQUESTS = (
     ProbeRequest(model="mini-qwen3-base", circuit="safety_refusal"),
     ProbeRequest(model="mini-qwen3", circuit="safety_refusal"),
 )
+COMPARED = ("mini-qwen3", "mini-llama", "mini-gemma3")
 # Sweeps of the shipped model's runs: circuit, kind, whether answers are read.
 SWEEPS: tuple[tuple[str, SweepKind, bool], ...] = (
     ("safety_refusal", "heads", False),
@@ -67,6 +69,7 @@ def main() -> None:
             take(browser, probe.replace("/probe", "/dose"), out / "dose.png", 1440, None, "light")
             take(browser, f"{url}/window?run={language}", out / "window.png", 1440, None, "light")
             take(browser, probe.replace("/probe", "/controls"), out / "controls-dark.png", 1440, None, "dark")
+            take(browser, f"{url}/compare", out / "compare.png", 1280, None, "light")
             take(browser, f"{url}/runs", out / "runs.png", 1280, None, "light")
 
 
@@ -84,6 +87,9 @@ def compute(path: Path) -> dict[tuple[str, str], str]:
         status = queue.wait(queue.submit(sweep))
         if status.sweep_id is None:
             sys.exit(f"The sweep {kind} of {name} did not finish: {status.error}")
+    comparison = queue.wait(queue.submit(CompareRequest(COMPARED, tuple(load_circuits()), sweeps=())))
+    if comparison.state != "done":
+        sys.exit(f"The comparison did not finish: {comparison.error}")
     jobs.close()
     return found
 
