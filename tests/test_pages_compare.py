@@ -124,3 +124,11 @@ def test_the_button_asks_for_what_is_missing_and_it_can_be_stopped(compare: Open
     assert jobs.wait(job.job_id, 60).state in ("cancelled", "done")
     app.run()
     assert "parts are there" in words_on(app)
+
+
+def test_a_model_of_the_hub_is_checked_before_anything_is_fetched(compare: Open) -> None:
+    app = compare(models="mini-qwen3,Qwen/Qwen3-0.6B", circuits="code")
+    assert "596 M parameters" in words_on(app)
+    assert "first: nothing is fetched unseen" in words_on(app)
+    assert app.button(key="compare_button").disabled
+    assert app.button(key="check_model_0").label == "Check this model"

@@ -20,7 +20,7 @@ from pprobe_core.errors import PprobeError
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import job_id_of
 from pprobe_core.wording import plural
-from ui import backend, shell, words
+from ui import backend, models, shell, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -35,12 +35,12 @@ KIND_NAMES = {"probe": "P", "dose": "D", "window": "W"}
 def take_over_address() -> None:
     """Let a link choose models and behaviours; they stand in the address as one word each."""
     state = st.session_state
-    models = [m for m in state["models"].split(",") if m] or list(default_models())
+    named = [m for m in state["models"].split(",") if m] or list(default_models())
     circuits = [c for c in state["circuits"].split(",") if c in shell.circuits()] or list(shell.circuits())
     if state.get("_compare_address") != (state["models"], state["circuits"]):
         state["_compare_address"] = (state["models"], state["circuits"])
-        state["compare_models"], state["compare_circuits"] = models[:MAX_MODELS], circuits
-    state.setdefault("compare_models", models)
+        state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
+    state.setdefault("compare_models", named)
     state.setdefault("compare_circuits", circuits)
 
 
@@ -61,9 +61,9 @@ def default_models() -> tuple[str, ...]:
 
 
 def known_models() -> list[str]:
-    """Shipped models, then those that have a run."""
+    """Shipped models, then those that have a run, then the catalogue."""
     runs = shell.store().runs()
-    return list(dict.fromkeys([*shell.model_titles(), *sorted(runs["model"].unique())]))
+    return list(dict.fromkeys([*shell.model_titles(), *sorted(runs["model"].unique()), *models.choices()]))
 
 
 def pickers() -> CompareRequest | None:
@@ -190,16 +190,31 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
         elif job is not None and job.state == "cancelled" and found.n_missing:
             st.caption(":material/stop_circle: It was cancelled. What was finished is kept: it goes on from there.")
+        unchecked = _cards(found)
         if st.button(
             f"Run what is missing ({plural(found.n_missing, 'part')})" if found.n_missing else "Everything is there",
             key="compare_button",
             type="primary",
             icon=":material/play_arrow:" if found.n_missing else ":material/check:",
-            disabled=not found.n_missing,
+            disabled=not found.n_missing or bool(unchecked),
             help=words.HELP["compare_button"],
         ):
             shell.submit(request)
             st.rerun()
+        if unchecked:
+            st.caption(f":material/info: Check {shell.escaped(', '.join(unchecked))} first: nothing is fetched unseen.")
+
+
+def _cards(found: Compared) -> list[str]:
+    """A card for every model that does not come with the product and has no run yet; those not yet looked at."""
+    there = {model for model, _ in found.runs}
+    new = [m for m in dict.fromkeys(p.unit.model for p in found.parts) if m not in shell.model_titles()]
+    new = [m for m in new if m not in there]
+    for place, model in enumerate(new):
+        if model not in found.request.models:
+            st.caption("The model before alignment; turn **With base models** off to leave it out.")
+        models.show_card(model, f"_{place}")
+    return [found.label(model) for model in new if models.looked_at(model) is None]
 
 
 @shell.calm_errors()

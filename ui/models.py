@@ -45,15 +45,15 @@ def usable(model: str) -> bool:
     return isinstance(flight, Preflight) and flight.ready
 
 
-def show_card(model: str) -> None:
-    """The bordered card below the pickers; nothing for a shipped model."""
+def show_card(model: str, place: str = "") -> None:
+    """The bordered card below the pickers; nothing for a shipped model. `place` tells several on a page apart."""
     if model in shell.model_titles():
         return
     flight = looked_at(model)
-    with st.container(border=True, key="model_card"):
+    with st.container(border=True, key=f"model_card{place}"):
         heading, button = st.columns([5, 1.6], vertical_alignment="center")
         heading.subheader(shell.escaped(model), anchor=False)
-        asked = _button(button, flight is not None)
+        asked = _button(button, flight is not None, place)
         if asked:
             with st.spinner("Asking about the model"):
                 st.session_state["_flights"][model] = _ask(model)
@@ -66,10 +66,10 @@ def show_card(model: str) -> None:
             _unasked(model)
 
 
-def _button(place: DeltaGenerator, again: bool) -> bool:
-    return place.button(
+def _button(column: DeltaGenerator, again: bool, place: str) -> bool:
+    return column.button(
         "Check again" if again else "Check this model",
-        key="check_model",
+        key=f"check_model{place}",
         type="secondary" if again else "primary",
         icon=":material/fact_check:",
         width="stretch",
