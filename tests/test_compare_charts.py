@@ -108,11 +108,6 @@ def test_every_chart_renders_with_its_words_for_six_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_every_chart_renders_for_one_model(name: str) -> None:
-    assert png(figure(name, FRAMES[name](MODELS[:1]), MODELS[:1])).startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("name", FRAMES)
 def test_every_chart_says_so_when_there_is_nothing(name: str) -> None:
     made = figure(name, FRAMES[name](THREE).head(0), THREE)
     assert png(made).startswith(b"\x89PNG")
