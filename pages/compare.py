@@ -61,7 +61,7 @@ with_paper = view in ("overview", "dose", "window", "fit") and st.toggle(
 )
 
 if view == "overview":
-    ratios = frames.ratios()
+    ratios = frames.read("ratios")
     shell.figure(compare_charts.ratio_matrix(ratios, models, circuits), key="ratio_matrix")
     shell.figure(
         compare_charts.ratio_intervals(ratios, models, circuits, with_paper=with_paper), key=f"ratios_{with_paper}"
@@ -81,17 +81,17 @@ elif view == "layers":
     scaled = quantity != "ffn_skip" and st.toggle(
         "In units of each model's own change", key="compare_scaled", help=words.HELP["scaled"]
     )
-    profile = frames.profile(quantity)
+    profile = frames.read("profile", quantity)
     chosen = profile[profile["label"].isin(found.label(m) for m in request.models)]  # lines of six models are too many
     shell.figure(
         compare_charts.depth_profile(chosen, models, circuit, quantity, scaled=scaled),
         key=f"profile_{quantity}_{circuit}_{scaled}",
     )
 elif view == "neurons":
-    shell.figure(compare_charts.topology_bars(frames.topology(), models, circuit), key=f"topology_{circuit}")
-    shell.figure(compare_charts.layer_heat(frames.top_layers(), models, circuit), key=f"heat_{circuit}")
+    shell.figure(compare_charts.topology_bars(frames.read("topology"), models, circuit), key=f"topology_{circuit}")
+    shell.figure(compare_charts.layer_heat(frames.read("top_layers"), models, circuit), key=f"heat_{circuit}")
 elif view == "dose":
-    doses = frames.doses()
+    doses = frames.read("doses")
     if doses[doses["circuit"] == circuit].empty:
         comparing.no_sweep("dose")
     else:
@@ -119,7 +119,7 @@ elif view == "dose":
             key=f"doses_{circuit}_{axis}_{value}_{with_paper}",
         )
 elif view == "window":
-    windows = frames.windows()
+    windows = frames.read("windows")
     rows = windows[windows["circuit"] == circuit]
     if rows.empty:
         comparing.no_sweep("window")
@@ -139,7 +139,7 @@ elif view == "window":
             key=f"windows_{circuit}_{strength}_{with_paper}",
         )
 elif view == "alignment":
-    twins = frames.twins()
+    twins = frames.read("twins")
     if twins.empty:
         st.info(
             "None of these models has its model before alignment probed. Turn **With base models** on and press **Run "
@@ -163,7 +163,7 @@ elif view == "overlap":
     if st.session_state.get("overlap_model") not in labels:
         st.session_state["overlap_model"] = labels[0]
     label = st.selectbox("Model", labels, key="overlap_model", help=words.HELP["overlap_model"], width=420)
-    overlap = frames.overlaps(comparing.model_of(found, label))
+    overlap = frames.read("overlaps", comparing.model_of(found, label))
     if overlap.empty:
         st.info("Two behaviours of this model must have been run to see what they share.", icon=":material/info:")
     else:
@@ -172,7 +172,7 @@ elif view == "overlap":
             for row in overlap.sort_values("n_shared", ascending=False).to_dict("records"):
                 st.markdown("- " + shell.escaped(compare_words.overlap_sentence(row)))
 elif view == "fit":
-    points = frames.fit_points()
+    points = frames.read("fit_points")
     if points.empty:
         comparing.no_sweep("dose")
     else:
@@ -184,7 +184,7 @@ elif view == "fit":
             key=f"fit_{log_x}_{with_paper}",
         )
 else:
-    sentences = frames.sentences()
+    sentences = frames.read("sentences")
     shown = sentences[sentences["circuit"] == circuit]
     for sentence in shown["sentence"]:
         st.markdown(f"- {shell.escaped(sentence)}")

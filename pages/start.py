@@ -130,7 +130,7 @@ with st.container(border=True, key="pickers"):
 if refused := st.session_state.pop("refused", None):
     st.error(shell.escaped(shell.in_users_words(refused)), icon=":material/error:")
 
-run_id = shell.stored_run(request) if ready else None
+run_id = shell.store().run_of(request) if ready else None
 if run_id is None:
     models.show_card(request.model)
 if under_way:

@@ -13,11 +13,12 @@ from pprobe_core import compare_stats, stats
 from pprobe_core.charts import over_pairs
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.circuits.responses import side_of
+from pprobe_core.circuits.schema import Circuit
 from pprobe_core.comparison import CompareRequest, Unit, bases_of, labels, units
 from pprobe_core.errors import PprobeError
-from pprobe_core.interventions.edits import ModelShape
 from pprobe_core.interventions.outcomes import FORMAT_CHANGE, IS_BROKEN, SWITCHED, as_rows, regimes
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
+from pprobe_core.jobs import shape_of
 from pprobe_core.store import Run, Store, job_id_of
 from pprobe_core.store.sweeps import Sweep
 from pprobe_core.sweep_report import outcomes_of
@@ -47,6 +48,7 @@ class Compared:
     parts: tuple[Part, ...]
     labels: Mapping[str, str]  # model -> short name
     bases: Mapping[str, str]  # model -> its twin before alignment
+    circuits: Mapping[str, Circuit]  # every circuit there is, read once
     runs: Mapping[tuple[str, str], Run] = field(default_factory=dict)  # (model, circuit)
     sweeps: Mapping[tuple[str, str, str], Sweep] = field(default_factory=dict)  # (kind, model, circuit)
 
@@ -65,6 +67,7 @@ def compared(store: Store, request: CompareRequest) -> Compared:
     parts: list[Part] = []
     runs: dict[tuple[str, str], Run] = {}
     sweeps: dict[tuple[str, str, str], Sweep] = {}
+    circuits = load_circuits()
     for unit in units(request):
         place = (unit.model, unit.circuit)
         if unit.kind == "probe":
@@ -72,12 +75,12 @@ def compared(store: Store, request: CompareRequest) -> Compared:
             if part.run_id is not None:
                 runs[place] = store.run(part.run_id)
         else:
-            part = _sweep_part(store, unit, runs.get(place), parts)
+            part = _sweep_part(store, unit, circuits.get(unit.circuit), runs.get(place), parts)
             if part.sweep_id is not None and part.state == "done":
                 sweeps[unit.kind, *place] = store.sweep(part.sweep_id)
         parts.append(part)
     models = dict.fromkeys(part.unit.model for part in parts)
-    return Compared(request, tuple(parts), labels(list(models)), bases_of(request.models), runs, sweeps)
+    return Compared(request, tuple(parts), labels(list(models)), bases_of(request.models), circuits, runs, sweeps)
 
 
 def _probe_part(store: Store, unit: Unit) -> Part:
@@ -87,14 +90,13 @@ def _probe_part(store: Store, unit: Unit) -> Part:
     return _unfinished(store, unit, job_id_of(unit.probe))
 
 
-def _sweep_part(store: Store, unit: Unit, run: Run | None, before: Sequence[Part]) -> Part:
+def _sweep_part(store: Store, unit: Unit, circuit: Circuit | None, run: Run | None, before: Sequence[Part]) -> Part:
     """A sweep needs its probe's run first; without one it is blocked where the probe failed, missing where not."""
     if run is None:
         probe = next(p for p in reversed(before) if p.unit.kind == "probe")
         return Part(unit, "blocked" if probe.state == "failed" else "missing")
-    shape = ModelShape(*(int(run.summary[name]) for name in ("n_layers", "d_mlp", "d_model")))
     try:
-        request = checked_sweep(unit.sweep(run.run_id, load_circuits().get(unit.circuit)), shape)
+        request = checked_sweep(unit.sweep(run.run_id, circuit), shape_of(run))
     except PprobeError as error:
         return Part(unit, "failed", run.run_id, error=str(error))
     sweep_id = sweep_id_of(run.request_key, request)
@@ -108,6 +110,15 @@ def _unfinished(store: Store, unit: Unit, job_id: str, run_id: str | None = None
     if job is None or job.state == "done" or job.state == "interrupted":  # done, but its result was deleted since
         return Part(unit, "missing", run_id)
     return Part(unit, job.state, run_id, error=job.error)
+
+
+def failures(found: Compared, name: Callable[[Part], str]) -> dict[str, list[str]]:
+    """Why parts could not be made -> their names: each reason once, whatever it kept from being made."""
+    reasons: dict[str, list[str]] = {}
+    for part in found.parts:
+        if part.state == "failed" and part.error:
+            reasons.setdefault(part.error, []).append(name(part))
+    return reasons
 
 
 # ------------------------------------------------------------------------------------------------------ the frames
@@ -143,7 +154,7 @@ def ratios(found: Compared) -> pd.DataFrame:
     for part in found.parts:
         if part.unit.kind != "probe":
             continue
-        circuit = load_circuits().get(part.unit.circuit)
+        circuit = found.circuits.get(part.unit.circuit)
         row: dict[str, Any] = {
             "run_id": part.run_id,
             "model": part.unit.model,
@@ -393,7 +404,7 @@ def twins(found: Compared, store: Store) -> pd.DataFrame:
     for model, base in found.bases.items():
         for circuit_id in found.request.circuits:
             aligned, before = found.runs.get((model, circuit_id)), found.runs.get((base, circuit_id))
-            circuit = load_circuits().get(circuit_id)
+            circuit = found.circuits.get(circuit_id)
             if aligned is None or before is None or circuit is None:
                 continue
             condition = circuit.sweep.condition

@@ -1,6 +1,5 @@
 """A comparison as other programs and people read it: one JSON object, a short text."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -11,6 +10,7 @@ from pprobe_core import compare_frames, compare_stats, compare_words, paper
 from pprobe_core.compare_frames import Compared
 from pprobe_core.store import Store
 from pprobe_core.store.plain import plain, records
+from pprobe_core.sweep_report import aligned
 from pprobe_core.wording import plural
 
 
@@ -46,7 +46,7 @@ def compare_json(store: Store, found: Compared) -> dict[str, Any]:
         ],
         "parts": records(compare_frames.matrix(found)),
         "ratios": records(ratios),
-        "pairs_of_models": records(_pair_sentences(found, store, ratios, points)),
+        "pairs_of_models": records(pair_sentences(found, store)),
         "profiles": {
             quantity: records(compare_frames.profiles(found, store, quantity))
             for quantity in compare_frames.PROFILE_QUANTITIES
@@ -71,7 +71,7 @@ def compare_json(store: Store, found: Compared) -> dict[str, Any]:
 def compare_text(store: Store, found: Compared) -> str:
     """A comparison in plain words: what is there, the FFN/Skip table, a sentence per pair of models, the tests."""
     ratios, points = compare_frames.ratios(found), compare_frames.fit_points(found)
-    sentences = _pair_sentences(found, store, ratios, points)
+    sentences = pair_sentences(found, store)
     twins = compare_stats.opposition_tests(compare_frames.twins(found, store), found.request.seed)
     fit = compare_stats.fit(points, seed=found.request.seed)
     done = sum(part.state == "done" for part in found.parts)
@@ -94,7 +94,9 @@ def compare_text(store: Store, found: Compared) -> str:
     return "\n".join(lines)
 
 
-def _pair_sentences(found: Compared, store: Store, ratios: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+def pair_sentences(found: Compared, store: Store) -> pd.DataFrame:
+    """A sentence for every two models and circuit: compare_words.pair_sentences of what is there."""
+    ratios, points = compare_frames.ratios(found), compare_frames.fit_points(found)
     names = [found.label(model) for model in found.request.models]
     return compare_words.pair_sentences(ratios, names, differences(found, store), points)
 
@@ -106,11 +108,9 @@ def _title(ratios: pd.DataFrame, circuit: str) -> str:
 
 def _failures(found: Compared) -> list[str]:
     """What could not be made, each reason once with what it kept from being made."""
-    reasons: dict[str, list[str]] = {}
-    for part in found.parts:
-        if part.error:
-            name = f"{found.label(part.unit.model)}, {part.unit.circuit}, {part.unit.kind}"
-            reasons.setdefault(part.error, []).append(name)
+    reasons = compare_frames.failures(
+        found, lambda part: f"{found.label(part.unit.model)}, {part.unit.circuit}, {part.unit.kind}"
+    )
     return [f"{'; '.join(names[:3])}{' and more' if len(names) > 3 else ''}: {why}" for why, names in reasons.items()]
 
 
@@ -120,7 +120,7 @@ def _ratio_table(found: Compared, ratios: pd.DataFrame) -> list[str]:
     for circuit in found.request.circuits:
         cells = {row["label"]: row for row in ratios[ratios["circuit"] == circuit].to_dict("records")}
         rows.append([circuit, *(_ratio_cell(cells.get(name)) for name in names)])
-    return _aligned(rows)
+    return aligned(rows, indent="")
 
 
 def _ratio_cell(row: dict[Any, Any] | None) -> str:
@@ -131,8 +131,3 @@ def _ratio_cell(row: dict[Any, Any] | None) -> str:
     if row["mean"] != row["mean"]:
         return "undefined"
     return f"{row['mean']:.2f} {compare_words.interval_words(row['low'], row['high'])}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

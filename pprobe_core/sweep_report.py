@@ -290,7 +290,7 @@ def _curve(points: Sequence[SweepPoint], s: dict[str, Any]) -> list[str]:
     control = s["controls"]["kind"] + (f", {n_draws} draws" if n_draws else "")
     return [
         f"Change of the logit difference, in logits, with 95 % intervals{note}; controls: {control}",
-        *_aligned(table),
+        *aligned(table),
     ]
 
 
@@ -436,9 +436,10 @@ def _in_order(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Rows as lines of text, their columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _number(value: Any, spec: str = "+.2f") -> str:

@@ -1,12 +1,12 @@
 """The Compare page's parts: what is compared, where it stands, and its frames, read once for every state of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
 
-from pprobe_core import compare_frames, compare_stats, compare_words
+from pprobe_core import compare_frames, compare_report, compare_stats
 from pprobe_core.compare_frames import Compared
 from pprobe_core.comparison import (
     AUTO,
@@ -18,7 +18,7 @@ from pprobe_core.comparison import (
 )
 from pprobe_core.errors import PprobeError
 from pprobe_core.probing.types import ProbeRequest
-from pprobe_core.store import job_id_of
+from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
 from ui import backend, models, shell, words
 
@@ -178,7 +178,10 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             "P probe, D dose response, W injection window. ✓ there, … waiting or running, – not run yet, ✗ cannot be "
             "run (the reason stands below)."
         )
-        for reason, places in _failures(found).items():
+        failed = compare_frames.failures(
+            found, lambda p: f"{found.label(p.unit.model)}, {shell.circuit_title(p.unit.circuit).lower()}"
+        )
+        for reason, places in failed.items():
             more = f" and {len(places) - 3} more" if len(places) > 3 else ""
             st.error(shell.escaped(f"{'; '.join(places[:3])}{more}: {reason}"), icon=":material/error:")
         if refused := st.session_state.pop("refused", None):
@@ -237,15 +240,6 @@ def _matrix_table(found: Compared) -> pd.DataFrame:
     return table
 
 
-def _failures(found: Compared) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for part in found.parts:
-        if part.state == "failed" and part.error:
-            place = f"{found.label(part.unit.model)}, {shell.circuit_title(part.unit.circuit).lower()}"
-            reasons.setdefault(part.error, []).append(place)
-    return reasons
-
-
 # ------------------------------------------------------------------------------------------------------ its frames
 
 
@@ -264,41 +258,28 @@ class Frames:
 
     @property
     def models(self) -> list[str]:
-        """Labels of the chosen models, in their order: what gives them their colours."""
+        """Labels of the chosen models, in their order, then of their bases: what gives them their colours."""
         f = self.found
-        names = [f.label(m) for m in f.request.models]
-        bases = [f.label(b) for b in f.bases.values() if (b, "") not in f.runs]
-        return list(dict.fromkeys([*names, *bases]))[:MAX_MODELS]
+        names = [f.label(model) for model in (*f.request.models, *f.bases.values())]
+        return list(dict.fromkeys(names))[:MAX_MODELS]
 
-    def ratios(self) -> pd.DataFrame:
-        return _frame("ratios", self.key, "", _found=self.found)
+    def read(self, name: str, what: str = "") -> pd.DataFrame:
+        """The frame of this name in _BUILDERS; `what` says which, where there are several."""
+        return _frame(name, self.key, what, _found=self.found)
 
-    def profile(self, quantity: str) -> pd.DataFrame:
-        return _frame("profile", self.key, quantity, _found=self.found)
 
-    def topology(self) -> pd.DataFrame:
-        return _frame("topology", self.key, "whole", _found=self.found)
-
-    def top_layers(self) -> pd.DataFrame:
-        return _frame("topology", self.key, "layers", _found=self.found)
-
-    def doses(self) -> pd.DataFrame:
-        return _frame("doses", self.key, "", _found=self.found)
-
-    def windows(self) -> pd.DataFrame:
-        return _frame("windows", self.key, "", _found=self.found)
-
-    def twins(self) -> pd.DataFrame:
-        return _frame("twins", self.key, "", _found=self.found)
-
-    def overlaps(self, model: str) -> pd.DataFrame:
-        return _frame("overlaps", self.key, model, _found=self.found)
-
-    def fit_points(self) -> pd.DataFrame:
-        return _frame("fit", self.key, "", _found=self.found)
-
-    def sentences(self) -> pd.DataFrame:
-        return _frame("sentences", self.key, "", _found=self.found)
+_BUILDERS: Mapping[str, Callable[[Compared, Store, str], pd.DataFrame]] = {
+    "ratios": lambda found, store, what: compare_frames.ratios(found),
+    "profile": compare_frames.profiles,  # what: the quantity
+    "topology": lambda found, store, what: compare_frames.topology(found, store)[0],
+    "top_layers": lambda found, store, what: compare_frames.topology(found, store)[1],
+    "doses": lambda found, store, what: compare_frames.doses(found, store, _outcomes),
+    "windows": lambda found, store, what: compare_frames.windows(found, store, _outcomes),
+    "twins": lambda found, store, what: compare_frames.twins(found, store),
+    "overlaps": compare_frames.overlaps,  # what: the model
+    "fit_points": lambda found, store, what: compare_frames.fit_points(found),
+    "sentences": lambda found, store, what: compare_report.pair_sentences(found, store),
+}
 
 
 def _states(found: Compared) -> list[str]:
@@ -308,29 +289,7 @@ def _states(found: Compared) -> list[str]:
 @st.cache_data(max_entries=48, show_spinner="Reading the runs")
 def _frame(name: str, key: tuple[str, ...], what: str, _found: Compared) -> pd.DataFrame:
     """One frame; `key` and `what` decide it, `_found` holds what it is made from."""
-    store = shell.store()
-    if name == "ratios":
-        return compare_frames.ratios(_found)
-    if name == "profile":
-        return compare_frames.profiles(_found, store, what)
-    if name == "topology":
-        return compare_frames.topology(_found, store)[what == "layers"]
-    if name == "doses":
-        return compare_frames.doses(_found, store, _outcomes)
-    if name == "windows":
-        return compare_frames.windows(_found, store, _outcomes)
-    if name == "twins":
-        return compare_frames.twins(_found, store)
-    if name == "overlaps":
-        return compare_frames.overlaps(_found, store, what)
-    if name == "fit":
-        return compare_frames.fit_points(_found)
-    from pprobe_core.compare_report import differences
-
-    names = [_found.label(model) for model in _found.request.models]
-    return compare_words.pair_sentences(
-        compare_frames.ratios(_found), names, differences(_found, store), compare_frames.fit_points(_found)
-    )
+    return _BUILDERS[name](_found, shell.store(), what)
 
 
 def _outcomes(sweep_id: str) -> pd.DataFrame:
@@ -349,7 +308,7 @@ def compared(request: CompareRequest) -> Compared:
 
 def twin_tests(frames: Frames) -> Sequence[compare_stats.Opposition]:
     """Base against aligned, a test per behaviour."""
-    return compare_stats.opposition_tests(frames.twins(), frames.found.request.seed)
+    return compare_stats.opposition_tests(frames.read("twins"), frames.found.request.seed)
 
 
 def model_of(found: Compared, label: str) -> str:

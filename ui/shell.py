@@ -23,7 +23,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
 from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
-from pprobe_core.store import Request, Run, Store, job_id_of
+from pprobe_core.store import Request, Run, Store
 from pprobe_core.wording import duration, plural, verified
 from ui import backend, words
 
@@ -236,29 +236,6 @@ def request_from_pickers() -> ProbeRequest:
     )
 
 
-def stored_run(request: ProbeRequest) -> str | None:
-    """The finished run of exactly this request, else the newest one with the same settings; None without any."""
-    runs = store().runs()
-    if runs.empty:
-        return None
-    job = store().job(job_id_of(request))
-    if job is not None and job.run_id in set(runs["run_id"]):
-        return job.run_id
-    same = (
-        (runs["model"] == request.model)
-        & (runs["circuit"] == request.circuit)
-        & (runs["prompts"] == Path(request.prompts).name)
-        & (runs["coupling"] == request.coupling)
-        & (runs["seed"] == request.seed)
-        & (runs["thinking"] == request.thinking)
-        & (runs["strings_from"] == request.strings_from)
-        & runs["target"].map(lambda strings: tuple(strings) == request.target)
-        & runs["control"].map(lambda strings: tuple(strings) == request.control)
-        & (runs["limit"].isna() if request.limit is None else runs["limit"] == request.limit)
-    )
-    return str(runs[same].iloc[0]["run_id"]) if same.any() else None
-
-
 def circuit_title(circuit_id: str) -> str:
     """The circuit's title, or its id when its file is gone."""
     known = circuits().get(circuit_id)
@@ -291,7 +268,7 @@ def chosen_run() -> Run | None:
         of_sweep = sweeps[sweeps["sweep_id"] == st.session_state["sweep"]]["run_id"]
         if len(of_sweep):
             return store().run(str(of_sweep.iloc[0]))
-    return store().run(stored_run(request_from_pickers()) or str(runs.iloc[0]["run_id"]))
+    return store().run(store().run_of(request_from_pickers()) or str(runs.iloc[0]["run_id"]))
 
 
 # ------------------------------------------------------------------------------------------------ drawing bits

@@ -5,8 +5,7 @@ import argparse
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.cli.following import finished, worker
 from pprobe_core.cli.output import STDOUT, say, write_answer
-from pprobe_core.comparison import SWEEP_PARTS, CompareRequest, SweepPart, checked_comparison
-from pprobe_core.errors import BadRequest
+from pprobe_core.comparison import CompareRequest, checked_comparison
 
 ALL, NONE = "all", "none"
 
@@ -19,7 +18,7 @@ def compare(options: argparse.Namespace) -> int:
         CompareRequest(
             models=options.models,
             circuits=tuple(load_circuits()) if options.circuits == (ALL,) else options.circuits,
-            sweeps=_sweeps(options.sweeps),
+            sweeps=() if options.sweeps == (NONE,) else options.sweeps,
             bases=not options.no_bases,
             prompts=options.prompts,
             coupling=options.coupling,
@@ -37,15 +36,3 @@ def compare(options: argparse.Namespace) -> int:
         if options.json != STDOUT:
             say(f"The comparison was written to {options.json}.")
     return 0
-
-
-def _sweeps(names: tuple[str, ...]) -> tuple[SweepPart, ...]:
-    if names == (NONE,):
-        return ()
-    chosen: list[SweepPart] = []
-    for name in names:
-        known = next((part for part in SWEEP_PARTS if part == name), None)
-        if known is None:
-            raise BadRequest(f"There is no sweep {name!r} here. Name {', '.join(SWEEP_PARTS)}, or {NONE}.")
-        chosen.append(known)
-    return tuple(chosen)

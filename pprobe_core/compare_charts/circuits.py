@@ -12,7 +12,14 @@ from pprobe_core.charts import (
     Figure,
     as_figure,
 )
-from pprobe_core.compare_charts.marks import model_colour, model_shape, present_in, typed
+from pprobe_core.compare_charts.marks import (
+    model_colour,
+    model_shape,
+    numbers_on_shades,
+    present_in,
+    share_colour,
+    typed,
+)
 from pprobe_core.compare_stats import ALPHA
 from pprobe_core.compare_words import (
     expected_words,
@@ -21,7 +28,6 @@ from pprobe_core.compare_words import (
     p_words,
 )
 from pprobe_core.sweep_rows import circuit_words
-from pprobe_core.window_charts import SEQUENTIAL
 
 
 def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -> Figure:
@@ -149,26 +155,13 @@ def overlap_matrix(overlap: pd.DataFrame, label: str) -> Figure:
         "first:N", sort=names[:-1], title=None, axis=alt.Axis(labelAngle=-30, labelLimit=130, ticks=False, domain=False)
     )
     y = alt.Y("second:N", sort=names[1:], title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False))
-    colour = alt.Color(
-        "share:Q",
-        scale=alt.Scale(domain=[0, limit], range=list(SEQUENTIAL)),
-        legend=alt.Legend(
-            title="Shared, of the first neurons",
-            titleLimit=260,
-            orient="top",
-            gradientLength=200,
-            gradientThickness=11,
-            format=".0%",
-            tickCount=4,
-        ),
-    )
     marks: list[Any] = [
         alt.Chart(rows)
         .mark_rect(stroke=MUTED, strokeOpacity=0.4)
         .encode(
             x=x,
             y=y,
-            color=colour,
+            color=share_colour("share", limit, "Shared, of the first neurons"),
             tooltip=[
                 alt.Tooltip("first:N", title="Circuit"),
                 alt.Tooltip("second:N", title="and"),
@@ -182,10 +175,7 @@ def overlap_matrix(overlap: pd.DataFrame, label: str) -> Figure:
             ],
         )
     ]
-    for strong, shade in ((True, "white"), (False, "#1E262C")):
-        here = rows[(rows["share"] > 0.5 * limit) == strong]
-        if len(here):
-            marks.append(alt.Chart(here).mark_text(fontSize=12.5, color=shade).encode(x=x, y=y, text="text:N"))
+    marks += numbers_on_shades(rows, "share", limit, 12.5, x, y)
     title = f"No two circuits were measured in {label}"
     if len(rows):
         top = rows.sort_values(["n_shared", "p_used"], ascending=[False, True]).iloc[0]

@@ -22,7 +22,9 @@ from pprobe_core.compare_charts.marks import (
     interval_tips,
     model_colour,
     model_shape,
+    numbers_on_shades,
     present_in,
+    share_colour,
     typed,
     with_depth,
 )
@@ -37,7 +39,6 @@ from pprobe_core.sweep_rows import (
     percent,
     range_words,
 )
-from pprobe_core.window_charts import SEQUENTIAL
 
 QUANTITY_TITLES: Mapping[str, str] = {
     "ffn": "FFN contribution",
@@ -273,19 +274,6 @@ def layer_heat(layers: pd.DataFrame, models: Sequence[str], circuit: str) -> Fig
         axis=alt.Axis(format="%", grid=False),
     )
     y = alt.Y("label:N", sort=present, title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False))
-    colour = alt.Color(
-        "share_top50:Q",
-        scale=alt.Scale(domain=[0, limit], range=list(SEQUENTIAL)),
-        legend=alt.Legend(
-            title="Share of the first 50 neurons",
-            titleLimit=260,
-            orient="top",
-            gradientLength=200,
-            gradientThickness=11,
-            format=".0%",
-            tickCount=4,
-        ),
-    )
     marks: list[Any] = [
         alt.Chart(rows)
         .mark_rect(stroke=MUTED, strokeOpacity=0.5, strokeWidth=0.5)
@@ -293,7 +281,7 @@ def layer_heat(layers: pd.DataFrame, models: Sequence[str], circuit: str) -> Fig
             x=x,
             x2="end:Q",
             y=y,
-            color=colour,
+            color=share_colour("share_top50", limit, "Share of the first 50 neurons"),
             tooltip=[
                 alt.Tooltip("label:N", title="Model"),
                 alt.Tooltip("layer:Q", title="Layer"),
@@ -303,11 +291,7 @@ def layer_heat(layers: pd.DataFrame, models: Sequence[str], circuit: str) -> Fig
             ],
         )
     ]
-    for strong, shade in ((True, "white"), (False, "#1E262C")):
-        here = rows[((rows["share_top50"] > 0.5 * limit) == strong) & (rows["n_layers"] <= 24)]
-        if len(here):
-            text = alt.Chart(here).mark_text(fontSize=11, color=shade)
-            marks.append(text.encode(x=alt.X("middle:Q"), y=y, text="text:N"))
+    marks += numbers_on_shades(rows[rows["n_layers"] <= 24], "share_top50", limit, 11, alt.X("middle:Q"), y)
     centres = [(label, _centre(rows[rows["label"] == label])) for label in present]
     told = [(label, centre, f"{percent(centre, 0)} deep") for label, centre in centres if centre is not None]
     title = f"Where the first neurons of {in_sentence(circuit_words(circuit))} lie was not measured"

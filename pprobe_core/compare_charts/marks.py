@@ -6,6 +6,7 @@ import altair as alt
 import pandas as pd
 
 from pprobe_core.sweep_rows import circuit_words
+from pprobe_core.window_charts import SEQUENTIAL
 
 # Six models at most: told apart by people with protanopia and deuteranopia, at least 3:1 on white and near-black.
 MODEL_COLOURS = ("#2B83C6", "#D55E00", "#119966", "#AA3399", "#CC7799", "#DD1144")
@@ -51,6 +52,33 @@ def model_shape(rows: pd.DataFrame, models: Sequence[str]) -> alt.Shape:
     present = present_in(rows, models)
     shapes = [MODEL_SHAPES[list(models).index(label) % len(MODEL_SHAPES)] for label in present]
     return alt.Shape("label:N", scale=alt.Scale(domain=present, range=shapes), legend=_model_legend(present))
+
+
+def share_colour(field: str, limit: float, title: str) -> alt.Color:
+    """Shades of one colour from 0 to `limit`, a share; the legend above the chart."""
+    return alt.Color(
+        f"{field}:Q",
+        scale=alt.Scale(domain=[0, limit], range=list(SEQUENTIAL)),
+        legend=alt.Legend(
+            title=title,
+            titleLimit=260,
+            orient="top",
+            gradientLength=200,
+            gradientThickness=11,
+            format=".0%",
+            tickCount=4,
+        ),
+    )
+
+
+def numbers_on_shades(rows: pd.DataFrame, field: str, limit: float, size: float, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """The column `text` over shaded cells, white on the dark half of the scale and dark on the light one."""
+    strong = rows[field] > 0.5 * limit
+    return [
+        alt.Chart(here).mark_text(fontSize=size, color=colour).encode(x=x, y=y, text="text:N")
+        for here, colour in ((rows[strong], "white"), (rows[~strong], "#1E262C"))
+        if len(here)
+    ]
 
 
 def depth_axis(field: str = "depth") -> alt.X:

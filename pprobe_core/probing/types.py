@@ -57,8 +57,12 @@ class ProbeRequest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ProbeRequest":
         """The request that as_json wrote; fields that an older one lacks are at their default."""
-        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**read)
+        return cls(**tupled(values))
+
+
+def tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values as frozen dataclasses hold them: lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 LATER_FIELDS = ("thinking", "target", "control", "harvested_from")  # absent from requests stored before there were any

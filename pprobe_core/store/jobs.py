@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pprobe_core.comparison import CompareRequest
 from pprobe_core.interventions.types import SweepRequest
-from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.probing.types import ProbeRequest, tupled
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
 from pprobe_core.store.sweeps import drop_sweep, sweep_request
@@ -175,8 +175,7 @@ class JobTable(Database):
 def _request(values: dict[str, Any]) -> Request:
     """A request from its JSON: those of sweeps have a kind, those of comparisons several models."""
     if "models" in values:
-        tuples: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-        return CompareRequest(**tuples)
+        return CompareRequest(**tupled(values))
     return sweep_request(values) if "kind" in values else ProbeRequest.from_json(values)
 
 

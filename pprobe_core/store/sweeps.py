@@ -15,6 +15,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Neuron, Position
 from pprobe_core.interventions.statistics import SweepStage
 from pprobe_core.interventions.types import STAGE_KINDS, SweepPoint, SweepRequest, SweepResponse
+from pprobe_core.probing.types import tupled
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
 
@@ -48,8 +49,7 @@ class Spent:
 
 def sweep_request(values: dict[str, Any]) -> SweepRequest:
     """A SweepRequest from its JSON values."""
-    tuples: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    return SweepRequest(**tuples)
+    return SweepRequest(**tupled(values))
 
 
 class Sweeps(Database):
@@ -344,5 +344,4 @@ def drop_sweep(cursor: duckdb.DuckDBPyConnection, sweep_id: str) -> None:
 
 
 def _point(values: dict[str, Any]) -> SweepPoint:
-    tuples: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
-    return SweepPoint(**tuples)
+    return SweepPoint(**tupled(values))
