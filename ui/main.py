@@ -10,16 +10,22 @@ st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="au
 
 st.logo(str(Path(__file__).with_name("logo.svg")), size="large")
 page = st.navigation(
-    [
-        st.Page("../pages/start.py", title="Start", icon=":material/home:", default=True),
-        st.Page("../pages/probe.py", title="Probe", icon=":material/query_stats:", url_path="probe"),
-        st.Page("../pages/dose.py", title="Dose response", icon=":material/show_chart:", url_path="dose"),
-        st.Page("../pages/window.py", title="Injection window", icon=":material/grid_on:", url_path="window"),
-        st.Page("../pages/controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
-        st.Page("../pages/compare.py", title="Compare", icon=":material/compare:", url_path="compare"),
-        st.Page("../pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
-        st.Page("../pages/glossary.py", title="Glossary", icon=":material/menu_book:", url_path="glossary"),
-    ]
+    {
+        "Explore": [
+            st.Page("../pages/start.py", title="Start", icon=":material/home:", default=True),
+        ],
+        "Results": [
+            st.Page("../pages/probe.py", title="Probe", icon=":material/query_stats:", url_path="probe"),
+            st.Page("../pages/dose.py", title="Dose response", icon=":material/show_chart:", url_path="dose"),
+            st.Page("../pages/window.py", title="Injection window", icon=":material/grid_on:", url_path="window"),
+            st.Page("../pages/controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
+            st.Page("../pages/compare.py", title="Compare", icon=":material/compare:", url_path="compare"),
+        ],
+        "Library": [
+            st.Page("../pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
+            st.Page("../pages/glossary.py", title="Glossary", icon=":material/menu_book:", url_path="glossary"),
+        ],
+    }
 )
 with shell.calm_errors():
     shell.sync_selection()
