@@ -73,12 +73,15 @@ def mini() -> tuple[LoadedModel, Prepared, ProbeRequest]:
     return loaded, probe.prepare(loaded, load_circuit(CIRCUIT), load_prompt_set(CIRCUIT, "mini"), request), request
 
 
-def large(seed: int = 0) -> tuple[LoadedModel, Prepared, ProbeRequest]:
-    """A random model of 0.6B shape on random prompts of 32 to 48 tokens."""
+def large(
+    seed: int = 0, config: Qwen3Config = LARGE, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[LoadedModel, Prepared, ProbeRequest]:
+    """A random model (default: of 0.6B shape) on random prompts of 32 to 48 tokens."""
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(LARGE).float().eval().requires_grad_(False)
+    with torch.device(device):
+        model = Qwen3ForCausalLM(config).to(dtype).eval().requires_grad_(False)
     n_parameters = sum(p.numel() for p in model.parameters())
-    name = "random-qwen3-0.6b"
+    name = f"random-qwen3-{n_parameters / 1e9:.1f}b"
     loaded = LoadedModel(
         id=name,
         path="",
@@ -87,21 +90,32 @@ def large(seed: int = 0) -> tuple[LoadedModel, Prepared, ProbeRequest]:
         weights_sha256="",
         config_sha256="",
         tokenizer_sha256="",
-        dtype="float32",
-        device="cpu",
+        dtype=str(dtype).removeprefix("torch."),
+        device=device,
         model=model,
         tokenizer=_NumberTokenizer(),
         structure=discover(model, None),
-        entry=ModelEntry(name, "", "qwen3", 28, 3072, 1024, n_parameters, False, name, None),
+        entry=ModelEntry(
+            name,
+            "",
+            "qwen3",
+            config.num_hidden_layers,
+            config.intermediate_size,
+            config.hidden_size,
+            n_parameters,
+            False,
+            name,
+            None,
+        ),
     )
     generator = torch.Generator().manual_seed(seed)
     pairs = []
     for i in range(N_PAIRS):
         length = 32 + i % 17
-        original = torch.randint(5, LARGE.vocab_size, (length,), generator=generator).tolist()
+        original = torch.randint(5, config.vocab_size, (length,), generator=generator).tolist()
         perturbed = [
             *original[:10],
-            *torch.randint(5, LARGE.vocab_size, (3,), generator=generator).tolist(),
+            *torch.randint(5, config.vocab_size, (3,), generator=generator).tolist(),
             *original[12:],
         ]
         prompt = Prompt(({"role": "user", "content": str(i)},))

@@ -241,6 +241,8 @@ def test_a_model_larger_than_the_memory_is_refused_by_the_loaders_sentence(
 ) -> None:
     pool = ModelPool(10**9)
     monkeypatch.setattr(devices, "free_memory", lambda: 1000)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # the memory of an accelerator is another one
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(ModelUnavailable, match="needs about"), pool.lease(folders[0]):
         pass
     monkeypatch.undo()
