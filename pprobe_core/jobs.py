@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit
-from pprobe_core.circuits.prompt_sets import BUILT_IN, limit_pairs, load_prompt_set
+from pprobe_core.circuits.prompt_sets import limit_pairs, load_prompt_set, whole_name
 from pprobe_core.comparison import CompareRequest, Unit, checked_comparison, units
 from pprobe_core.errors import BadRequest, Cancelled, ModelUnavailable, PprobeError, StoreUnavailable
 from pprobe_core.interventions.edits import ModelShape
@@ -187,17 +187,19 @@ class Jobs:
         if resume:
             store.clean_jobs()
             for row in store.unfinished_jobs():
-                self._queue.append(store.add_job(row.request).job_id)
+                self._queue.append(store.add_job(row.request, here=row.here).job_id)
         self._thread = threading.Thread(target=self._work, name="pprobe-worker", daemon=True)
         self._thread.start()
 
     # -- what pages and the command line call --
 
-    def submit(self, request: Request) -> str:
+    def submit(self, request: Request, *, here: bool = False) -> str:
         """Ask for a probe, a sweep or a comparison and return its job_id at once.
 
         A request that is under way is the same job; one whose result exists ends at once with that result; one that was
-        stopped goes on where it stopped. Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
+        stopped goes on where it stopped. With `here` a recorded result is no answer: the probe or sweep is computed on
+        this computer and takes its place (a run when the new one is there, a sweep when its first point is measured).
+        Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
         """
         if isinstance(request, SweepRequest):
             request = checked_sweep(request, shape_of(self.store.run(request.run_id)))
@@ -211,7 +213,7 @@ class Jobs:
             if self._outcomes.pop(job_id_of(request), None) is not None:
                 # It ended here, but the file could not take that and still says "running".
                 self.store.set_job_state(job_id_of(request), "interrupted")
-            row = self.store.add_job(request)
+            row = self.store.add_job(request, here=here)
             if self._live is not None and self._live.job_id == row.job_id and self._live.cancelled:
                 self._live.again = True
             if row.state == "queued" and row.job_id not in self._queue:
@@ -456,7 +458,7 @@ class Jobs:
         """Run one sweep, committing every point and answer, and store it."""
         run = self.store.run(request.run_id)
         sweep_id = sweep_id_of(run.request_key, request)
-        if self.store.has_sweep(sweep_id):
+        if self.store.has_sweep(sweep_id, here=self._asked_here(live)):
             self.store.set_job_state(live.at, "done", run_id=run.run_id, sweep_id=sweep_id)
             return
         self.store.set_job_state(live.at, "running", run_id=run.run_id, sweep_id=sweep_id)
@@ -464,6 +466,7 @@ class Jobs:
         from pprobe_core import sweeping
 
         with self._models().lease(run.request.model, live.stop, live) as loaded:
+            self.store.give_way(sweep_id)
             sweeping.perform(self.store, loaded, run, request, live.at, live)
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
@@ -479,7 +482,7 @@ class Jobs:
         live.check()
         with self._models().lease(request.model, live.stop, live) as loaded:
             key = probe.request_key(loaded, circuit, prompt_set, request)
-            known = self.store.find(key)
+            known = self.store.find(key, here=self._asked_here(live))
             if known is not None:
                 self.store.set_job_state(live.at, "done", run_id=known)
                 return
@@ -496,6 +499,11 @@ class Jobs:
             live.enter("saving")
             summary = result.summary | {"model_path": loaded.path}
             self.store.save_run(replace(result, summary=summary), live.at)
+
+    def _asked_here(self, live: _Live) -> bool:
+        """Whether the job in hand is to be computed although a recorded result is there."""
+        row = self.store.job(live.at)
+        return row is not None and row.here
 
     def _blocks(
         self,
@@ -581,8 +589,7 @@ def checked(request: ProbeRequest) -> ProbeRequest:
         raise BadRequest(f"There is no state of thinking {request.thinking!r}. Choose auto, on or off.")
     check_strings(circuit, request.target, request.control)
     limit_pairs(load_prompt_set(circuit, request.prompts).pairs, request.limit)
-    prompts = request.prompts if request.prompts in BUILT_IN else str(Path(request.prompts).expanduser().resolve())
-    return replace(request, model=model, prompts=prompts)
+    return replace(request, model=model, prompts=whole_name(request.prompts))
 
 
 _lock = threading.Lock()

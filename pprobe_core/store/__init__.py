@@ -6,11 +6,12 @@ from pathlib import Path
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store.database import NotWritable
 from pprobe_core.store.jobs import JobRow, JobTable, Request, job_id_of
-from pprobe_core.store.runs import Run, Runs
+from pprobe_core.store.recorded import Recorded
+from pprobe_core.store.runs import Run
 from pprobe_core.store.sweeps import Spent, Sweep
 
 
-class Store(Runs, JobTable):
+class Store(Recorded, JobTable):
     """The results file: `Store(path)`, or `Store(":memory:")` for one that ends with the process."""
 
     def run_of(self, request: ProbeRequest) -> str | None:

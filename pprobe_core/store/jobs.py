@@ -32,6 +32,7 @@ class JobRow:
     error: str | None
     exit_code: int | None  # of the command line, where it failed
     created_at: datetime  # UTC
+    here: bool = False  # asked to compute although a recorded result is there
 
 
 def job_id_of(request: Request) -> str:
@@ -42,26 +43,26 @@ def job_id_of(request: Request) -> str:
 class JobTable(Database):
     """Jobs and their partial results."""
 
-    def add_job(self, request: Request) -> JobRow:
+    def add_job(self, request: Request, *, here: bool = False) -> JobRow:
         """Put a request in the queue: a new job, or the same request's old one again; one under way is left alone.
 
-        Partial results of a cancelled or interrupted job stay, so that it goes on where it stopped.
+        With `here` a recorded result does not count as the answer. Partial results of a cancelled or interrupted job stay, so that it goes on where it stopped.
         """
         job_id = job_id_of(request)
         with self._transaction() as cursor:
             cursor.execute(
                 """
-                insert into jobs (job_id, created_at, state, request) values ($job, $now, 'queued', $request)
+                insert into jobs (job_id, created_at, state, request, here) values ($job, $now, 'queued', $request, $here)
                 on conflict do nothing
                 """,
-                {"job": job_id, "now": utc_now(), "request": _text(request)},
+                {"job": job_id, "now": utc_now(), "request": _text(request), "here": here},
             )
             cursor.execute(
                 """
-                update jobs set state = 'queued', created_at = $now, error = null, exit_code = null
+                update jobs set state = 'queued', created_at = $now, error = null, exit_code = null, here = $here
                 where job_id = $job and state not in ('queued', 'running')
                 """,
-                {"job": job_id, "now": utc_now()},
+                {"job": job_id, "now": utc_now(), "here": here},
             )
         job = self.job(job_id)
         assert job is not None  # noqa: S101  (just written)
@@ -165,7 +166,8 @@ class JobTable(Database):
 
     def _jobs(self, tail: str, **params: str) -> list[JobRow]:
         rows = self._rows(
-            f"select job_id, state, request, request_key, run_id, sweep_id, error, exit_code, created_at "  # noqa: S608
+            f"select job_id, state, request, request_key, run_id, sweep_id, error, exit_code, created_at, "  # noqa: S608
+            f"coalesce(here, false) "
             f"from jobs {tail}",
             **params,
         )

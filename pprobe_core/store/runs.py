@@ -13,7 +13,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import RANKINGS, ProbeRequest, ProbeResult, Ranking
 from pprobe_core.store.database import utc_now
 from pprobe_core.store.plain import plain
-from pprobe_core.store.sweeps import RUN_TABLES, Sweeps, drop_sweep
+from pprobe_core.store.sweeps import RUN_TABLES, Sweeps, drop_sweep, stays_deleted
 
 TABLES = ("pairs", "first_tokens", "layer_signals", "neuron_scores", "token_preview")
 
@@ -52,6 +52,7 @@ class Run:
     summary: dict[str, Any]
     environment: dict[str, str]
     stage: str  # reached with the sweeps there are; the summary's verdict has that of the two passes
+    recorded: bool = False  # came with the program; else computed on this computer
 
 
 class Runs(Sweeps):
@@ -60,12 +61,16 @@ class Runs(Sweeps):
     def save_run(self, result: ProbeResult, job_id: str | None = None) -> str:
         """Store a run in one transaction and return its run_id; a run that is there already is left as it is.
 
-        With `job_id` the same transaction marks that job done and drops its partial results.
+        A recorded one gives way to it. With `job_id` the same transaction marks that job done and drops its partial results.
         Raises StoreUnavailable, with nothing stored, when the disk is full or the file cannot be written.
         """
         with self._transaction() as cursor:
             key = {"key": result.request_key}
-            if cursor.execute("select 1 from runs where request_key = $key", key).fetchone() is None:
+            there = cursor.execute("select recorded from runs where request_key = $key", key).fetchone()
+            if there is not None and there[0] is not None:
+                for table in ("runs", *TABLES):
+                    cursor.execute(f"delete from {table} where run_id = $run", {"run": result.run_id})  # noqa: S608
+            if there is None or there[0] is not None:
                 self._insert_run(cursor, result)
             if job_id is not None:
                 cursor.execute(
@@ -105,11 +110,16 @@ class Runs(Sweeps):
             for table in (*TABLES, *RUN_TABLES):
                 cursor.execute(f"delete from {table} where run_id = $run", {"run": run_id})  # noqa: S608
             cursor.execute("delete from jobs where run_id = $run and state = 'done'", {"run": run_id})
+            stays_deleted(cursor, run_id)
         return bool(gone)
 
-    def find(self, request_key: str) -> str | None:
-        """run_id of the run that answered this exact request, or None."""
-        found = self._rows("select run_id from runs where request_key = $key", key=request_key)
+    def find(self, request_key: str, *, here: bool = False) -> str | None:
+        """run_id of the run that answered this exact request, or None; with `here` only one computed here counts."""
+        found = self._rows(
+            "select run_id from runs where request_key = $key and (recorded is null or not $here)",
+            key=request_key,
+            here=here,
+        )
         return str(found[0][0]) if found else None
 
     def has_run(self, run_id: str) -> bool:
@@ -134,6 +144,7 @@ class Runs(Sweeps):
     def runs(self) -> pd.DataFrame:
         """The history, newest first: one row per run with its settings and headline numbers; `created_at` in UTC.
 
+        `recorded` is true for runs that came with the program instead of being computed here.
         `target` and `control` (lists, empty for the circuit's own strings), `strings_from` (where they come from:
         ProbeRequest.strings_from) and `thinking` are read from the request.
         """
@@ -148,7 +159,7 @@ class Runs(Sweeps):
                    case when coalesce(json_array_length(request, '$.target'), 0) = 0 then 'circuit'
                         when json_extract_string(request, '$.harvested_from') is null then 'given'
                         else 'harvested' end as strings_from,
-                   recommendation, dtype, device, revision, weights_sha256
+                   recommendation, dtype, device, revision, weights_sha256, recorded is not null as recorded
             from runs
             order by created_at desc, run_id
             """
@@ -159,14 +170,18 @@ class Runs(Sweeps):
     def run(self, run_id: str) -> Run:
         """One run. Raises BadRequest when there is none of this id."""
         rows = self._rows(
-            "select request_key, created_at, request, summary, environment from runs where run_id = $run", run=run_id
+            """
+            select request_key, created_at, request, summary, environment, recorded is not null
+            from runs where run_id = $run
+            """,
+            run=run_id,
         )
         if not rows:
             raise BadRequest(
                 f"There is no run {run_id!r} in {self._state.name}. The Runs page or `python -m pprobe_core runs list` "
                 "shows the runs there are."
             )
-        key, created_at, request, summary, environment = rows[0]
+        key, created_at, request, summary, environment, recorded = rows[0]
         return Run(
             run_id=run_id,
             request_key=key,
@@ -175,6 +190,7 @@ class Runs(Sweeps):
             summary=json.loads(summary),
             environment=json.loads(environment),
             stage=self.run_stage(run_id) or str((json.loads(summary).get("verdict") or {}).get("stage") or "observed"),
+            recorded=recorded,
         )
 
     def _stages(self, runs: pd.DataFrame) -> list[str | None]:

@@ -36,6 +36,7 @@ class Sweep:
     created_at: datetime  # UTC
     request: SweepRequest
     summary: dict[str, Any]
+    recorded: bool = False  # came with the program; else computed on this computer
 
 
 @dataclass(frozen=True)
@@ -161,20 +162,25 @@ class Sweeps(Database):
         with self._transaction() as cursor:
             gone = cursor.execute("select 1 from sweeps where sweep_id = $s", {"s": sweep_id}).fetchone() is not None
             drop_sweep(cursor, sweep_id)
+            stays_deleted(cursor, sweep_id)
         return gone
 
     # -- finished sweeps --
 
-    def has_sweep(self, sweep_id: str) -> bool:
-        """Whether a finished sweep of this id is there."""
-        return bool(self._rows("select 1 from sweeps where sweep_id = $s", s=sweep_id))
+    def has_sweep(self, sweep_id: str, *, here: bool = False) -> bool:
+        """Whether a finished sweep of this id is there; with `here` only one computed here counts."""
+        where = "sweep_id = $s and (recorded is null or not $here)"
+        return bool(self._rows(f"select 1 from sweeps where {where}", s=sweep_id, here=here))  # noqa: S608
 
     def sweeps(self, run_id: str | None = None) -> pd.DataFrame:
-        """Finished sweeps, newest first: one row each, of one run or of all; `created_at` in UTC."""
+        """Finished sweeps, newest first: one row each, of one run or of all; `created_at` in UTC.
+
+        `recorded` is true for sweeps that came with the program instead of being computed here.
+        """
         return self._frame(
             """
             select sweep_id, run_id, created_at, kind, ranking, condition, position, stage, n_full_passes,
-                   n_last_token_passes, seconds, summary
+                   n_last_token_passes, seconds, summary, recorded is not null as recorded
             from sweeps
             where $run is null or run_id = $run
             order by created_at desc, sweep_id
@@ -185,19 +191,21 @@ class Sweeps(Database):
     def sweep(self, sweep_id: str) -> Sweep:
         """One finished sweep. Raises BadRequest when there is none of this id."""
         rows = self._rows(
-            "select run_id, created_at, request, summary from sweeps where sweep_id = $sweep", sweep=sweep_id
+            "select run_id, created_at, request, summary, recorded is not null from sweeps where sweep_id = $sweep",
+            sweep=sweep_id,
         )
         if not rows:
             raise BadRequest(
                 f"There is no sweep {sweep_id!r} in {self._state.name}. `sweep list` shows those there are."
             )
-        run_id, created_at, request, summary = rows[0]
+        run_id, created_at, request, summary, recorded = rows[0]
         return Sweep(
             sweep_id=sweep_id,
             run_id=run_id,
             created_at=pd.Timestamp(created_at).tz_localize("UTC").to_pydatetime(),
             request=sweep_request(json.loads(request)),
             summary=json.loads(summary),
+            recorded=recorded,
         )
 
     def run_stage(self, run_id: str) -> str | None:
@@ -341,6 +349,11 @@ def drop_sweep(cursor: duckdb.DuckDBPyConnection, sweep_id: str) -> None:
     for table in SWEEP_TABLES:
         cursor.execute(f"delete from {table} where sweep_id = $sweep", {"sweep": sweep_id})  # noqa: S608  (names are ours)
     cursor.execute("delete from jobs where sweep_id = $sweep and state = 'done'", {"sweep": sweep_id})
+
+
+def stays_deleted(cursor: duckdb.DuckDBPyConnection, result_id: str) -> None:
+    """Note that a user deleted this run or sweep, so that a recorded one of the same id does not come back."""
+    cursor.execute("insert into recorded_deleted values ($id) on conflict do nothing", {"id": result_id})
 
 
 def _point(values: dict[str, Any]) -> SweepPoint:
