@@ -1,11 +1,15 @@
 """A stored run as other programs and people read it: the JSON contract, a short text, files to take away."""
 
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import ProbeRequest, Ranking
@@ -25,8 +29,9 @@ _PAIR_FIELDS = (
     "covered_original", "covered_perturbed", "response_original", "response_perturbed",
     "class_original", "class_perturbed", "note",
 )  # fmt: skip
-# A spreadsheet runs a cell that begins like this as a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet runs a cell that begins like this as a formula, unless it is a plain number.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _STRUCTURES = {
     "opposition": "opposition circuit: training for alignment overrides an older tendency",
     "routing": "routing circuit: attention carries the behaviour, single neurons do little",
@@ -66,7 +71,9 @@ def run_json(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
 
 
 def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 10) -> str:
-    """A run in about thirty lines of plain words: verdict, reasons, measurements with n, top neurons, checks."""
+    """A run in about forty lines of plain words: meaning, verdict, reasons, measurements, top neurons, checks."""
+    from pprobe_core.meaning import meaning_of_run  # brings statsmodels and altair, which listings need not wait for
+
     run = store.run(run_id)
     s = run.summary
     lines = [
@@ -76,6 +83,8 @@ def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         f"{s['seconds']:.1f} s, "
         f"{run.created_at:%Y-%m-%d %H:%M} UTC",
         *_asked_lines(run.request, s),
+        "",
+        *meaning_of_run(store, run_id).lines(),
         "",
         *_verdict_lines(s.get("verdict") or {}),
         _stage_line(run.stage, store.sweeps(run_id)),
@@ -143,8 +152,32 @@ def write_json(value: Any, path: Path) -> None:
 
 
 def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy in which no text cell can be run as a formula, and lists are JSON text."""
-    return pd.DataFrame({name: _safe_column(frame[name]) for name in frame.columns})
+    """A copy in which no text cell and no heading can be run as a formula, and lists are JSON text."""
+    return pd.DataFrame({_safe_cell(name): _safe_column(frame[name]) for name in frame.columns})
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as a CSV file for spreadsheets: UTF-8 with its mark, no formulas, lists as JSON text."""
+    return safe_for_spreadsheets(frame).to_csv(index=False, lineterminator="\r\n").encode("utf-8-sig")
+
+
+def parquet_bytes(frame: pd.DataFrame, about: Mapping[str, str] | None = None) -> bytes:
+    """A table as a Parquet file: types and lists kept, `about` in its metadata. Mixed columns become text."""
+    whole = frame.reset_index(drop=True)
+    for name in whole.columns:
+        if whole[name].dtype == object and whole[name].dropna().map(type).nunique() > 1:
+            whole[name] = [None if value is None or value != value else str(value) for value in whole[name]]
+    table = pa.Table.from_pandas(whole, preserve_index=False)
+    described = {key.encode(): value.encode() for key, value in (about or {}).items()}
+    out = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **described}), out)
+    return out.getvalue()
+
+
+def file_name(*parts: str, suffix: str) -> str:
+    """A file name from its parts, whatever they hold: letters, digits, dots, dashes and underlines, 80 at most."""
+    words = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
+    return f"{words.strip('-')[:80].strip('-.') or 'pprobe'}.{suffix}"
 
 
 def _sweep_tables(store: Store, run_id: str) -> dict[str, pd.DataFrame]:
@@ -173,7 +206,7 @@ def _safe_column(column: pd.Series) -> Any:
 def _safe_cell(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(plain(value), ensure_ascii=False)
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS) and not _PLAIN_NUMBER.fullmatch(value):
         return f"'{value}"
     return value
 

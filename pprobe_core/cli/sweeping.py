@@ -52,7 +52,7 @@ def sweep(options: argparse.Namespace) -> int:
         if options.json:
             write_result(sweep_report.sweep_json(jobs.store, sweep_id), "sweep", sweep_id, options.json)
         else:
-            say(sweep_report.sweep_text(jobs.store, sweep_id))
+            say(_told(jobs.store, sweep_id))
     return 0
 
 
@@ -82,8 +82,16 @@ def show_sweep(options: argparse.Namespace) -> int:
         if options.json:
             write_answer(sweep_report.sweep_json(store, sweep_id), options.json)
         else:
-            say(sweep_report.sweep_text(store, sweep_id))
+            say(_told(store, sweep_id))
     return 0
+
+
+def _told(store: Store, sweep_id: str) -> str:
+    """The report of a sweep, with what it means below."""
+    from pprobe_core import meaning, sweep_report
+
+    told = meaning.meaning_of_sweep(store, sweep_id).lines()
+    return "\n".join([sweep_report.sweep_text(store, sweep_id), "", *told])
 
 
 def delete_sweep(options: argparse.Namespace) -> int:

@@ -119,18 +119,32 @@ def _expectation(conditions: Sequence[SteeringCondition]) -> str:
     return f"Not met or unknown: {named}. By the paper's observation steering is not expected to work."
 
 
-def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:
-    """What happened on held-out prompts at the point that did best on the discovery prompts."""
+@dataclass(frozen=True)
+class BestSwitch:
+    """The injected point that switches most discovery answers, what it does to held-out ones, and its random draws."""
+
+    place: SweepPoint
+    shown: OutcomeRate  # on held-out answers where there are some
+    random: tuple[float, ...]  # the same share under each random direction
+
+    @property
+    def worked(self) -> bool:
+        """At least WORKS of the answers, and the interval's lower end above every random direction."""
+        return (self.shown.share or 0.0) >= WORKS and max(self.random, default=0.0) < (self.shown.low or 0.0)
+
+
+def best_switch(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> BestSwitch | None:
+    """The point that did best on the discovery prompts, counted by answers that switch and, where that can be told,
+    still give the right answer; None without answers."""
     coordinates = {p.key: p for p in points}
     outcome = KEPT if any(r.outcome == KEPT for r in rates) else SWITCHED
     of_outcome = [r for r in rates if r.outcome == outcome and r.key != BASELINE_KEY and r.key in coordinates]
     ranked = [r for r in of_outcome if coordinates[r.key].arm == "ranked" and r.split == "discovery"]
     if not ranked:
-        return "Whether it did work needs answers: run the sweep with them."
+        return None
     best = max(ranked, key=lambda r: r.share or 0.0)
     place = coordinates[best.key]
-    held = next((r for r in of_outcome if r.key == best.key and r.split == "heldout"), None)
-    shown = held or best
+    shown = next((r for r in of_outcome if r.key == best.key and r.split == "heldout"), best)
     group = place.group.rsplit("/", 1)[0]
     random = [
         r.share
@@ -140,11 +154,20 @@ def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:
         and coordinates[r.key].arm == "random"
         and coordinates[r.key].group.rsplit("/", 1)[0] == group
     ]
+    return BestSwitch(place, shown, tuple(random))
+
+
+def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:
+    """What happened on held-out prompts at the point that did best on the discovery prompts."""
+    best = best_switch(points, rates)
+    if best is None:
+        return "Whether it did work needs answers: run the sweep with them."
+    place, shown, random = best.place, best.shown, best.random
     beside = f", random directions {percent_range(min(random), max(random))}" if random else ""
-    did = "It did" if (shown.share or 0.0) >= WORKS and max(random, default=0.0) < (shown.low or 0.0) else "It did not"
+    did = "It did" if best.worked else "It did not"
     where = f"after layer {place.layer}" if place.layer is not None else "in that band of layers"
-    what = "switch and still give the right answer" if outcome == KEPT else "switch"
-    prompts = "held-out" if held is not None else "discovery"
+    what = "switch and still give the right answer" if shown.outcome == KEPT else "switch"
+    prompts = "held-out" if shown.split == "heldout" else "discovery"
     return (
         f"{did}: {where} at strength {place.strength:g}, the best place on the discovery prompts, {shown.n_yes} of "
         f"{shown.n} {prompts} answers {what} ({100 * (shown.share or 0):.0f} %, 95 % interval "
