@@ -4,13 +4,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import shell
+from ui import login, presenter, shell, tour
 
 st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="auto")
 
 st.logo(str(Path(__file__).with_name("logo.svg")), size="large")
 page = st.navigation(
-    {
+    sections := {
         "Explore": [
             st.Page("../pages/start.py", title="Start", icon=":material/home:", default=True),
         ],
@@ -28,6 +28,17 @@ page = st.navigation(
     }
 )
 with shell.calm_errors():
+    login.require_login()
     shell.sync_selection()
+    presenter.style()
     shell.sidebar()
+    tour.begin(page)
+    with st.sidebar, st.container(key="ways", gap=None):
+        tour.button()
+        presenter.button()
+        tour.remember()
+    if presenter.on():
+        presenter.bar(page, [one for section in sections.values() for one in section])
+    else:
+        tour.card(page)
     page.run()
