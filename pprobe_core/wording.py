@@ -39,4 +39,6 @@ def verified(check: Mapping[str, float] | None) -> str:
     logits.
     """
     errors = [value for name, value in (check or {}).items() if name.endswith("_error") and value is not None]
-    return f"structure verified: error {max(errors):.0e}" if errors else ""
+    if not errors:
+        return ""
+    return f"structure verified: error {max(errors):.0e}" if max(errors) else "structure verified: no error"

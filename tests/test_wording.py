@@ -29,4 +29,5 @@ def test_sizes_and_times_are_said_as_people_say_them() -> None:
 def test_a_self_check_is_told_by_its_largest_error() -> None:
     check = {"ffn_error": 1e-7, "layer_error": 3.2e-7, "head_error": 2e-7, "norm_error": 0.0, "tolerance": 1e-4}
     assert verified(check) == "structure verified: error 3e-07"
+    assert verified({"ffn_error": 0.0, "layer_error": 0.0}) == "structure verified: no error"
     assert verified(None) == ""

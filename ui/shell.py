@@ -3,9 +3,11 @@
 import contextlib
 import html
 import logging
+import re
+import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,23 @@ from pprobe_core import charts
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.circuits.prompt_sets import default_prompts, load_prompt_set
 from pprobe_core.circuits.schema import Circuit
-from pprobe_core.comparison import CompareRequest, labels
+from pprobe_core.comparison import AUTO, SWEEP_PARTS, CompareRequest, labels
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreUnavailable
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
 from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
-from pprobe_core.store import Request, Run, Store
+from pprobe_core.store import Request, Run, Store, Sweep
 from pprobe_core.wording import duration, plural, verified
-from ui import backend, words
+from ui import backend, exports, presenter, words
 
 START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, GLOSSARY = (
     f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "glossary")
 )
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
+LATE_SECONDS = 1.0  # how long a browser may take to hear of a new address
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +77,15 @@ def message_page(title: str, text: str, advice: str) -> None:
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice that pages share and the address carries: its default and what is accepted from an address."""
+    """A choice that the address carries: its default, what is accepted from an address, and what a widget makes of it.
 
-    default: str
+    `pages` names the pages on which it says something (their url_path); without any it does so everywhere.
+    """
+
+    default: Any
     accepts: Callable[[str], bool]
+    value: Callable[[str], Any] = str
+    pages: tuple[str, ...] = ()
 
 
 @st.cache_resource(show_spinner=False)
@@ -112,37 +120,161 @@ def selections() -> Mapping[str, Selection]:
         "models": Selection("", lambda v: 0 < len(v) <= 2000),
         "circuits": Selection("", lambda v: bool(v) and all(circuit in known for circuit in v.split(","))),
         "view": Selection("overview", lambda v: v in words.COMPARE_VIEWS),
+        "present": Selection("", lambda v: v == "1"),
+        **_more_of_a_request(),
+        **_places_on_pages(known),
     }
+
+
+def _more_of_a_request() -> dict[str, Selection]:
+    """What a probe is asked for beside its model, behaviour and prompts: a link can then ask for the same run."""
+    strings = Selection("", lambda v: 0 < len(v) <= 500)
+    return {
+        "limit": Selection(0, whole_number(1, 10_000), int),
+        "seed": Selection(ProbeRequest.seed, whole_number(0, 2**31 - 1), int),
+        "target_strings": strings,
+        "control_strings": strings,
+        "ask": Selection("", lambda v: 0 < len(v) <= 1000, pages=("dose", "window", "controls")),  # a sweep, as JSON
+    }
+
+
+def _places_on_pages(known: Mapping[str, Circuit]) -> dict[str, Selection]:
+    """Where one stands on a page: the dose, layer, strength, outcome or pair looked at, the view of a comparison."""
+    neurons, window, runs, compare = ("dose",), ("window",), ("runs",), ("compare",)
+    word = Selection("", lambda v: 0 < len(v) <= 80)
+    flag = Selection(False, lambda v: v in ("0", "1"), lambda v: v == "1")
+    split = Selection("", lambda v: v in words.SPLITS, pages=window)
+    return {
+        "top_k": Selection(50, whole_number(1, 100_000), int, ("probe",)),
+        "pair": replace(word, accepts=lambda v: 0 < len(v) <= 200, pages=("probe", *neurons, *window)),
+        "dose": Selection(None, decimal, float, neurons),
+        "outcome": replace(word, pages=neurons),
+        "use_labels": replace(flag, pages=neurons),
+        "window_split": split,
+        "window_value": replace(word, pages=window),
+        "window_strength": Selection(None, decimal, float, window),
+        "window_layer": Selection(None, whole_number(0, 100_000), int, window),
+        "collateral_layer": Selection(None, whole_number(0, 100_000), int, window),
+        "run_a": Selection("", _is_id, pages=runs),
+        "run_b": Selection("", _is_id, pages=runs),
+        "overlay": Selection("ffn", lambda v: v in words.QUANTITIES, pages=runs),
+        "compare_sweeps": Selection(
+            list(SWEEP_PARTS), lambda v: set(v.split(",")) <= {*SWEEP_PARTS, ""}, _words_of, compare
+        ),
+        "compare_bases": replace(flag, default=True, pages=compare),
+        "compare_prompts": Selection(AUTO, lambda v: v in (AUTO, *words.PROMPT_SETS), pages=compare),
+        "compare_coupling": Selection("plain", lambda v: v in words.COUPLINGS, pages=compare),
+        "compare_limit": Selection(0, whole_number(1, 10_000), int, compare),
+        "compare_seed": Selection(ProbeRequest.seed, whole_number(0, 2**31 - 1), int, compare),
+        "shown_circuit": Selection("", lambda v: v in known, pages=compare),
+        "with_paper": replace(flag, pages=compare),
+        "compare_quantity": Selection("lens_after_ffn", lambda v: v in words.QUANTITIES, pages=compare),
+        "compare_scaled": replace(flag, pages=compare),
+        "dose_value": Selection("relative", lambda v: v in words.EFFECTS, pages=compare),
+        "dose_axis": Selection("n_neurons", lambda v: v in words.DOSE_AXES, pages=compare),
+        "compare_strength": Selection(None, decimal, float, compare),
+        "overlap_model": replace(word, accepts=lambda v: 0 < len(v) <= 300, pages=compare),
+        "fit_log": replace(flag, pages=compare),
+    }
+
+
+def whole_number(low: int, high: int) -> Callable[[str], bool]:
+    """Accepts whole numbers of a range, written with digits only."""
+    return lambda v: v.isascii() and v.isdigit() and len(v) <= 10 and low <= int(v) <= high
+
+
+def decimal(value: str) -> bool:
+    """Accepts decimal numbers as people write them."""
+    return re.fullmatch(r"-?\d{1,6}(\.\d{1,6})?", value, re.ASCII) is not None
+
+
+def _words_of(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def _is_id(value: str) -> bool:
     return len(value) == 12 and set(value) <= set("0123456789abcdef")
 
 
-def sync_selection() -> None:
+def sync_selection(page: str = "") -> None:
     """Take over what a link or the back button says, and keep the address in step with the widgets.
 
     Widgets are plain keyed ones with `persist_state="session"`; this mirror is ours because bound query parameters
-    break page switches. Values an address gets wrong are dropped.
+    break page switches. Values an address gets wrong are dropped, and a choice that is as it would be anyway is left
+    out. `page` is the page's url_path. Runs before anything is drawn; a part of a page that is drawn again on its own
+    calls `write_address` after its widgets.
     """
     state = st.session_state
-    last = state.setdefault("_address", {})
-    choices = selections()
-    for key, choice in choices.items():
+    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
+    last, same_page = state.get("_address", {}), state.get("_page") == page
+    late = _is_late(given)
+    for key, choice in selections().items():
         state.setdefault(key, choice.default)
-        given = st.query_params.get_all(key)
-        if given and given[-1] != last.get(key) and choice.accepts(given[-1]):
-            state[key] = given[-1]
+        text = given.get(key)
         if state[key] is None:
             state[key] = choice.default
-    want = {
-        key: state[key]
-        for key, choice in choices.items()
-        if state[key] != choice.default and choice.accepts(str(state[key]))
-    }
+        if late:
+            continue
+        if text is not None and text != last.get(key):
+            if choice.accepts(text):
+                state[key] = choice.value(text)
+            elif key in ("model", "circuit", "prompts") and 0 < len(text) <= 300:
+                state["_not_here"] = {**state.get("_not_here", {}), key: text}
+        elif text is None and key in last and same_page:  # a step back to where it was not chosen yet
+            state[key] = choice.default
+    state["_page"] = page
+    write_address()
+
+
+def write_address() -> None:
+    """Let the address say what the widgets do, where that is not what the page would show anyway."""
+    state = st.session_state
+    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
+    want = {}
+    for key, choice in selections().items():
+        text = as_text(state.get(key))
+        if choice.pages and state.get("_page") not in choice.pages:
+            continue
+        if not choice.accepts(text) or (text == as_text(_start_of(key, choice)) and given.get(key) != text):
+            continue
+        want[key] = text
     state["_address"] = want
-    if {key: st.query_params.get_all(key) for key in st.query_params} != {key: [value] for key, value in want.items()}:
+    if given != want:
+        now = time.monotonic()
+        late = [(when, address) for when, address in state.get("_late", []) if when > now - LATE_SECONDS]
+        state["_late"] = [*late, (now, given)]
         st.query_params.from_dict(want)
+
+
+def start_at(key: str, options: Sequence[Any], default: Any) -> None:
+    """Where a picker starts on what is shown now: at `default`, unless a choice is there that it offers.
+
+    The address leaves out what a picker shows anyway.
+    """
+    state = st.session_state
+    state["_starts"] = {**state.get("_starts", {}), key: default}
+    if state.get(key) is None or state[key] not in options:
+        state[key] = default
+
+
+def as_text(value: Any) -> str:
+    """A choice as an address writes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(int(value))
+    return str(value) if isinstance(value, str) else f"{value:.10g}"
+
+
+def _start_of(key: str, choice: Selection) -> Any:
+    return st.session_state.get("_starts", {}).get(key, choice.default)
+
+
+def _is_late(given: Mapping[str, str]) -> bool:
+    """Whether the browser sent an address that we have just replaced: it had not heard of the new one yet."""
+    since = time.monotonic() - LATE_SECONDS
+    replaced = [address for when, address in st.session_state.get("_late", []) if when > since]
+    return given in replaced and given != st.session_state.get("_address")
 
 
 def pick_prompts_for_model() -> None:
@@ -275,11 +407,27 @@ def chosen_run() -> Run | None:
 
 
 def figure(figure: charts.Figure, key: str, **options: Any) -> Any:
-    """A chart with its title above and its caption below."""
+    """A chart with its title above, its caption below, and a menu to save it."""
     st.markdown(f"**{escaped(figure.title)}**")
-    event = st.altair_chart(figure.chart, key=key, **options)
-    st.caption(escaped(figure.caption))
+    chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
+    event = st.altair_chart(chart, key=key, **options)
+    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
+        st.caption(escaped(figure.caption), width="stretch")
+        exports.save_figure(figure, key)
     return event
+
+
+def measured_on(run: Run, sweep: Sweep | None = None) -> None:
+    """Say what the charts and tables that follow are about, for the files that are saved from them."""
+    n, swept = int(run.summary.get("n_pairs") or 0), "" if sweep is None else f"sweep {sweep.sweep_id}"
+    exports.measured_on(
+        f"{run.run_id}-{sweep.sweep_id}" if sweep else run.run_id,
+        f"Run {run.run_id}",
+        swept,
+        run.request.model,
+        circuit_title(run.request.circuit),
+        f"prompt set {readable_name(Path(run.request.prompts).name)}, {plural(n, 'pair')}",
+    )
 
 
 def escaped(text: str) -> str:
