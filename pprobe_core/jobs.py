@@ -279,6 +279,12 @@ class Jobs:
         """Bytes of memory that idle models would give back to another one."""
         return 0 if self._pool is None else self._pool.idle_bytes()
 
+    def models(self) -> "ModelPool":
+        """The models that the worker uses; a lease waits for its turn. The first call imports torch."""
+        if self._pool is None:
+            self._pool = _shared_pool()
+        return self._pool
+
     @property
     def busy(self) -> bool:
         """True while a job runs or waits."""
@@ -465,7 +471,7 @@ class Jobs:
         _passive_waiting()
         from pprobe_core import sweeping
 
-        with self._models().lease(run.request.model, live.stop, live) as loaded:
+        with self.models().lease(run.request.model, live.stop, live) as loaded:
             self.store.give_way(sweep_id)
             sweeping.perform(self.store, loaded, run, request, live.at, live)
 
@@ -480,7 +486,7 @@ class Jobs:
         circuit = load_circuit(request.circuit)
         prompt_set = load_prompt_set(circuit, request.prompts)
         live.check()
-        with self._models().lease(request.model, live.stop, live) as loaded:
+        with self.models().lease(request.model, live.stop, live) as loaded:
             key = probe.request_key(loaded, circuit, prompt_set, request)
             known = self.store.find(key, here=self._asked_here(live))
             if known is not None:
@@ -534,11 +540,6 @@ class Jobs:
             live.check()
             yield made
 
-    def _models(self) -> "ModelPool":
-        if self._pool is None:
-            self._pool = _shared_pool()
-        return self._pool
-
     def _explain(self, error: BaseException) -> str:
         """A sentence for an error nobody foresaw; the details go to a log file beside the results file."""
         text = str(error).lower()
@@ -589,7 +590,7 @@ def checked(request: ProbeRequest) -> ProbeRequest:
         raise BadRequest(f"There is no state of thinking {request.thinking!r}. Choose auto, on or off.")
     check_strings(circuit, request.target, request.control)
     limit_pairs(load_prompt_set(circuit, request.prompts).pairs, request.limit)
-    return replace(request, model=model, prompts=whole_name(request.prompts))
+    return replace(request, model=model, circuit=circuit.address, prompts=whole_name(request.prompts))
 
 
 _lock = threading.Lock()

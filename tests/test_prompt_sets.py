@@ -203,7 +203,7 @@ def test_a_row_with_other_cells_than_the_header_is_refused(file):
 
 
 def test_ten_megabytes_of_one_line_are_refused_by_size(file):
-    assert "10.5 MB, at most 5 MB" in refusal("code", file(b"a" * 10_500_000))
+    assert "20.5 MB, at most 20 MB" in refusal("code", file(b"a" * 20_500_000))
 
 
 def test_a_long_prompt_is_refused_by_its_line(file):

@@ -1,9 +1,10 @@
-"""Prompt pairs of a circuit: the two sets that come with it, or a user's own CSV or JSONL file."""
+"""Prompt pairs of a circuit: the two sets that come with it, a user's own set, or a CSV or JSONL file."""
 
 import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,8 @@ from pprobe_core.errors import BadRequest
 
 BUILT_IN = ("mini", "general")
 COLUMNS = ("id", "split", "original", "perturbed", "keyword", "target", "control", "gold")
-MAX_FILE_BYTES = 5_000_000
+OWN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}-[0-9a-f]{12}")  # a user's set: its title's letters, its content's hash
+MAX_FILE_BYTES = 20_000_000
 MAX_PAIRS = 5_000
 MAX_PROMPT_CHARS = 20_000
 # Three of five pairs choose neurons, one tests the choice, one takes no part. The file's order carries it, so that any
@@ -38,7 +40,7 @@ def default_prompts(shipped: bool) -> str:
 
 
 def load_prompt_set(circuit: str | Circuit, prompts: str, *, folder: Path | None = None) -> PromptSet:
-    """The prompt pairs called `prompts` ("mini", "general" or the path of a CSV / JSONL file) for a circuit.
+    """A circuit's prompt pairs called `prompts`: "mini", "general", a user's set, or the path of a CSV / JSONL file.
 
     `folder` holds the circuits (default: those of the product). Raises BadRequest in plain words for anything that
     cannot be read: what was seen, where, and what is accepted.
@@ -58,7 +60,35 @@ def load_prompt_set(circuit: str | Circuit, prompts: str, *, folder: Path | None
         raise BadRequest(
             f"No prompt set was named. Choose {' or '.join(BUILT_IN)}, or the path of a CSV or JSONL file."
         )
+    if is_own(prompts):
+        path = own_file(prompts)
+        if not path.is_file():
+            raise BadRequest(
+                f"There is no prompt set {prompts!r} on this computer: it was deleted, or added on another one. "
+                "Add the same prompts again on the page Prompt sets, or choose another set."
+            )
+        return _read(path, circuit, prompts, "a user's set")
     return _read(Path(prompts).expanduser(), circuit, None, "a user's file")
+
+
+def is_own(prompts: str) -> bool:
+    """Whether this is the name of a user's set, as `own_sets` gives it: no path, and the same on every computer."""
+    return OWN_NAME.fullmatch(prompts) is not None
+
+
+def own_folder() -> Path:
+    """Where users' sets lie, each as NAME.jsonl beside NAME.json."""
+    return settings.cache_dir() / "prompt_sets"
+
+
+def own_file(name: str) -> Path:
+    """The pairs of a user's set."""
+    return own_folder() / f"{name}.jsonl"
+
+
+def whole_name(prompts: str) -> str:
+    """The name of a prompt set as it means the same in every folder: a file's whole path, others as they are."""
+    return prompts if prompts in BUILT_IN or is_own(prompts) else str(Path(prompts).expanduser().resolve())
 
 
 def limit_pairs(pairs: Sequence[PromptPair], n: int | None) -> tuple[PromptPair, ...]:
@@ -86,8 +116,13 @@ def pair_note(pair: PromptPair) -> str:
 
 
 def _read(path: Path, circuit: Circuit, set_id: str | None, origin: str) -> PromptSet:
-    raw = _bytes(path)
-    text = _text(path, raw)
+    return parse(path.name, _bytes(path), circuit, set_id, origin)
+
+
+def parse(name: str, raw: bytes, circuit: Circuit, set_id: str | None = None, origin: str = "") -> PromptSet:
+    """The prompt set in the bytes of a file called `name`. Raises BadRequest naming the file and the line."""
+    path = Path(name)
+    text = utf8_text(path, raw)
     rows = _csv_rows(path, text) if _SUFFIXES[path.suffix.lower()] == "csv" else _jsonl_rows(path, text)
     if not rows:
         raise BadRequest(f"{path.name}: there is no prompt pair in the file. {_FORMAT_HELP}")
@@ -132,7 +167,8 @@ def _bytes(path: Path) -> bytes:
     return raw
 
 
-def _text(path: Path, raw: bytes) -> str:
+def utf8_text(path: Path, raw: bytes) -> str:
+    """The text in a file's bytes. Raises BadRequest, with the line, where it is not UTF-8."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadRequest(f"{path.name}: the file is UTF-16 (Unicode text). Save it as UTF-8.")
     if b"\x00" in raw:

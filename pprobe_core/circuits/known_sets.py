@@ -1,0 +1,331 @@
+"""Published prompt sets that can be fetched on request, each at one commit and checked by its SHA-256."""
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pprobe_core import settings
+from pprobe_core.circuits import fetching
+from pprobe_core.circuits.importing import Table, read_table
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.own_sets import Origin, OwnSet, add_set, write_whole
+from pprobe_core.circuits.pairing import Columns, Pairs, interleaved, make_pairs
+from pprobe_core.circuits.schema import Circuit
+from pprobe_core.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set's file is published. `revision` None: the newest at the time of the download."""
+
+    file: str
+    revision: str | None
+    github: str = ""
+    hub: str = ""
+
+    @property
+    def label(self) -> str:
+        """The source as a person reads it."""
+        place = f"github.com/{self.github}" if self.github else f"{self.hub} on the hub"
+        return f"{place} @ {(self.revision or 'newest')[:12]}, {self.file}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a set's columns make pairs of one circuit, and what to know about it."""
+
+    columns: Columns
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A published set. `sha256` None: the first download's is recorded, and later ones must match it."""
+
+    set_id: str
+    title: str
+    about: str
+    licence: str
+    paper: str
+    source: Source
+    sha256: str | None
+    n_rows: int
+    columns: tuple[str, ...]
+    fits: Mapping[str, Fit]  # by circuit
+    no_pairs: str = ""  # why it makes no pairs by itself
+    only: Mapping[str, str] = field(default_factory=dict)
+    extract: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # new column: (from column, pattern)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One set mixed from several: parts are (set, number of prompts, column with the prompt)."""
+
+    recipe_id: str
+    title: str
+    circuit: str
+    about: str
+    paper: str
+    note: str
+    perturbed: str
+    parts: tuple[tuple[str, int, str], ...]
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of the whole mix."""
+        return sum(n for _, n, _ in self.parts)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A known set's file on this computer: its table with the rows and columns in use, and how it was checked."""
+
+    table: Table
+    sha256: str
+    revision: str
+    url: str
+    check: str  # one sentence
+
+
+def known_sets() -> dict[str, KnownSet]:
+    """All known sets by id."""
+    return _catalogue()[0]
+
+
+def recipes() -> dict[str, Recipe]:
+    """All recipes by id."""
+    return _catalogue()[1]
+
+
+def find_known(set_id: str) -> KnownSet:
+    """A known set by its id; BadRequest names the known ones."""
+    if set_id not in known_sets():
+        raise BadRequest(f"There is no known set {set_id!r}. Known are {', '.join(known_sets())}.")
+    return known_sets()[set_id]
+
+
+@cache
+def _catalogue() -> tuple[dict[str, KnownSet], dict[str, Recipe]]:
+    document = yaml.safe_load((Path(__file__).with_name("published") / "known_sets.yaml").read_text("utf-8"))
+    sets = {}
+    for row in document["sets"]:
+        fits = {
+            c: Fit(Columns(**fit["columns"]), " ".join(fit.get("note", "").split()))
+            for c, fit in row.get("fits", {}).items()
+        }
+        sets[row["id"]] = KnownSet(
+            set_id=row["id"],
+            **{name: " ".join(row[name].split()) for name in ("title", "about", "licence", "paper")},
+            source=Source(**row["source"]),
+            sha256=row["sha256"],
+            n_rows=row["rows"],
+            columns=tuple(row["columns"]),
+            fits=fits,
+            no_pairs=" ".join(row.get("no_pairs", "").split()),
+            only=row.get("only", {}),
+            extract={name: (made["from"], made["pattern"]) for name, made in row.get("extract", {}).items()},
+        )
+    mixes = {
+        row["id"]: Recipe(
+            recipe_id=row["id"],
+            circuit=row["circuit"],
+            **{name: " ".join(row[name].split()) for name in ("title", "about", "paper", "note")},
+            perturbed=row["perturbed"],
+            parts=tuple((part["set"], part["n"], part["prompt"]) for part in row["parts"]),
+        )
+        for row in document["recipes"]
+    }
+    return sets, mixes
+
+
+# The file ----------------------------------------------------------------------------------------------------------
+
+
+def here(known: KnownSet) -> bool:
+    """Whether the set's file was fetched or uploaded before, so that no network is needed."""
+    return _file(known).is_file() and _card(known) is not None
+
+
+def recorded_sha256(known: KnownSet) -> str | None:
+    """The SHA-256 a download has to match: the catalogue's, else the one recorded with the first; None before it."""
+    card = _card(known)
+    return known.sha256 or (card["sha256"] if card else None)
+
+
+def fetch(known: KnownSet, *, github: str = fetching.GITHUB, hub: str | None = None) -> Fetched:
+    """The set's table, from this computer when it is here whole, else downloaded at its commit.
+
+    Raises BadRequest when it cannot be reached, when its bytes differ from what was recorded, or are no such table.
+    """
+    card = _card(known)
+    if card is not None and _file(known).is_file():
+        raw = _file(known).read_bytes()
+        if hashlib.sha256(raw).hexdigest() == card["sha256"]:
+            return _checked(known, raw, card["revision"], card["url"])
+    source, revision = known.source, known.source.revision
+    if source.github:
+        url = fetching.github_url(source.github, str(revision), source.file, github)
+        raw = fetching.download(url)
+    else:
+        if revision is None:
+            revision = fetching.ask_hub(source.hub, hub=hub).revision
+        url = fetching.hub_url(source.hub, revision, source.file, hub)
+        raw = fetching.download(url, with_hub_token=True)
+    return accept(known, raw, str(revision), url)
+
+
+def accept(known: KnownSet, raw: bytes, revision: str, url: str) -> Fetched:
+    """Check a file's bytes against what is known of the set, keep it, and return its table. Raises BadRequest."""
+    fetched = _checked(known, raw, revision, url)
+    write_whole(_file(known), raw)
+    if _card(known) is None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        card = {"sha256": fetched.sha256, "revision": revision, "url": url, "fetched_at": now}
+        write_whole(_card_file(known), json.dumps(card, indent=1).encode())
+    return fetched
+
+
+def recognise(name: str, raw: bytes) -> KnownSet | None:
+    """The known set that an uploaded file is: by its SHA-256, else by its name, columns and number of rows; or None."""
+    sha256 = hashlib.sha256(raw).hexdigest()
+    for known in known_sets().values():
+        if recorded_sha256(known) == sha256:
+            return known
+    named = [k for k in known_sets().values() if Path(k.source.file).name == name and recorded_sha256(k) is None]
+    for known in named:
+        try:
+            table = read_table(name, raw)
+        except BadRequest:
+            return None
+        if set(known.columns) <= set(table.columns) and len(table.rows) + table.n_more == known.n_rows:
+            return known
+    return None
+
+
+def _checked(known: KnownSet, raw: bytes, revision: str, url: str) -> Fetched:
+    sha256 = hashlib.sha256(raw).hexdigest()
+    wanted = recorded_sha256(known)
+    if wanted is not None and sha256 != wanted:
+        raise BadRequest(
+            f"{known.title}: the file's SHA-256 is {sha256[:12]}…, but {wanted[:12]}… was "
+            f"{'published with this catalogue' if known.sha256 else 'recorded with the first download'}. It was not "
+            "used. Try again later, or compare the two files."
+        )
+    table = read_table(Path(known.source.file).name, raw)
+    missing = [name for name in known.columns if name not in table.columns]
+    if missing:
+        raise BadRequest(
+            f"{known.title}: the file has no column {missing[0]!r}, so it is not the one of this catalogue. Found: "
+            f"{', '.join(table.columns[:12])}."
+        )
+    if known.sha256:
+        check = "The file's SHA-256 is the one in this catalogue."
+    elif wanted:
+        check = "The file's SHA-256 is the one recorded with the first download here."
+    else:
+        check = "The file's SHA-256 was recorded now, with the first download here; every later one must match it."
+    n_rows = len(table.rows) + table.n_more
+    if n_rows != known.n_rows:
+        check += f" It has {n_rows:,} rows; {known.n_rows:,} were expected."
+    return Fetched(_used(known, table), sha256, revision, url, check)
+
+
+def _used(known: KnownSet, table: Table) -> Table:
+    """The rows in use, with the columns that are made from others."""
+    rows = [row for row in table.rows if all(row.get(name) == value for name, value in known.only.items())]
+    columns = table.columns
+    for name, (column, pattern) in known.extract.items():
+        found = [re.search(pattern, str(row.get(column) or ""), re.MULTILINE) for row in rows]
+        rows = [{**row, name: match[1] if match else None} for row, match in zip(rows, found, strict=True)]
+        columns = (*columns, name)
+    return replace(table, rows=tuple(rows), columns=columns)
+
+
+def _file(known: KnownSet) -> Path:
+    return settings.cache_dir() / "known_sets" / known.set_id / Path(known.source.file).name
+
+
+def _card_file(known: KnownSet) -> Path:
+    return _file(known).with_name("source.json")
+
+
+def _card(known: KnownSet) -> dict[str, Any] | None:
+    """What was recorded with the first download, None before it."""
+    try:
+        card = json.loads(_card_file(known).read_text("utf-8"))
+        return card if isinstance(card, dict) and {"sha256", "revision", "url"} <= set(card) else None
+    except (OSError, ValueError):
+        return None
+
+
+# Sets of one's own from them ---------------------------------------------------------------------------------------
+
+
+def pairs_of(known: KnownSet, fetched: Fetched, circuit: Circuit) -> Pairs:
+    """The set's pairs for a circuit it fits. Raises BadRequest, with why, for one it does not."""
+    fit = known.fits.get(circuit.circuit_id)
+    if fit is None:
+        fitting = ", ".join(known.fits)
+        raise BadRequest(
+            f"{known.title} makes no pairs for {circuit.circuit_id}. "
+            + (f"It fits {fitting}." if fitting else known.no_pairs)
+        )
+    pairs = make_pairs(fetched.table, fit.columns, circuit, prefix=known.set_id)
+    return replace(pairs, notes=(*pairs.notes, *filter(None, (fit.note, fetched.check))))
+
+
+def add_known(set_id: str, circuit_id: str | None = None, **bases: Any) -> OwnSet:
+    """Fetch a known set and store it as one of the user's own sets, for a circuit it fits (default: the first)."""
+    known = find_known(set_id)
+    if circuit_id is None and not known.fits:
+        raise BadRequest(f"{known.title} makes no pairs by itself. {known.no_pairs}")
+    circuit = load_circuit(circuit_id or next(iter(known.fits)))
+    if circuit.circuit_id not in known.fits:  # said before anything is fetched
+        pairs_of(known, Fetched(Table("", (), (), ""), "", "", "", ""), circuit)
+    fetched = fetch(known, **bases)
+    origin = Origin(
+        "known", replace(known.source, revision=fetched.revision).label, fetched.sha256, known.licence, fetched.url
+    )
+    return add_set(
+        circuit, known.title, pairs_of(known, fetched, circuit), origin, known.fits[circuit.circuit_id].columns
+    )
+
+
+def add_recipe(recipe_id: str, **bases: Any) -> OwnSet:
+    """Fetch every part of a recipe and store the mix as one set; a pair's id names the part and its row.
+
+    Raises BadRequest when a part cannot be fetched or has too few prompts.
+    """
+    recipe = recipes().get(recipe_id)
+    if recipe is None:
+        raise BadRequest(f"There is no recipe {recipe_id!r}. Known are {', '.join(recipes())}.")
+    circuit = load_circuit(recipe.circuit)
+    parts, hashes, licences = [], [], []
+    for set_id, n, prompt in recipe.parts:
+        known = find_known(set_id)
+        fetched = fetch(known, **bases)
+        # Turns of a conversation are a list: the first is the prompt.
+        inner = f"{{{prompt}.0}}" if isinstance(fetched.table.rows[0].get(prompt), list) else f"{{{prompt}}}"
+        columns = Columns(original=inner, perturbed=recipe.perturbed.replace("{prompt}", inner))
+        made = make_pairs(fetched.table, columns, circuit, prefix=set_id, n=n)
+        if len(made.lines) < n:
+            raise BadRequest(f"{known.title} gives {len(made.lines)} prompts, the recipe needs {n}.")
+        parts.append(made)
+        hashes.append(f"{set_id} {fetched.sha256}")
+        licences.append(f"{known.title}: {known.licence}")
+    left_out: dict[str, tuple[int, ...]] = {}
+    for part in parts:
+        for reason, rows in part.left_out.items():
+            left_out[reason] = left_out.get(reason, ()) + rows
+    mixed = Pairs(interleaved(parts), sum(p.n_seen for p in parts), left_out, (recipe.paper, recipe.note))
+    digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    source = "recipe: " + ", ".join(f"{n} of {set_id}" for set_id, n, _ in recipe.parts)
+    return add_set(circuit, recipe.title, mixed, Origin("recipe", source, digest, "; ".join(licences)))
