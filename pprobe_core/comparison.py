@@ -73,9 +73,15 @@ def checked_comparison(request: CompareRequest) -> CompareRequest:
     if not MIN_MODELS <= len(models) <= MAX_MODELS:
         named = f"{len(models)} different model{'s were' if len(models) != 1 else ' was'} named"
         raise BadRequest(f"{named}; a comparison takes {MIN_MODELS} to {MAX_MODELS}. Choose other models.")
-    known = load_circuits()
+    everything = load_circuits()
+    known = [name for name, circuit in everything.items() if not circuit.own]
     circuits = tuple(dict.fromkeys(request.circuits))
     for circuit in circuits:
+        if circuit in everything and circuit not in known:
+            raise BadRequest(
+                f"The circuit {circuit!r} is your own, and a comparison runs the sets mini and general, which only the "
+                f"circuits that come with pprobe have: {', '.join(known)}. Probe it in one model after another."
+            )
         if circuit not in known:
             raise BadRequest(f"There is no circuit {circuit!r}. The circuits are {', '.join(known)}.")
     if not circuits:

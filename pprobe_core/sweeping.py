@@ -314,7 +314,8 @@ def _answer(work: Work, plan: Sequence[Planned]) -> None:
 def _collateral(work: Work, plan: Sequence[Planned]) -> tuple[Collateral, ...]:
     """What the same edits do to the other circuits and to neutral text, with the random draws' range beside it."""
     chosen = _for_collateral(plan)
-    others = [c for c in load_circuits().values() if c.circuit_id != work.circuit.circuit_id]
+    # Own circuits bring no set that every user has, so what a sweep means would hang on what lies in the folder.
+    others = [c for c in load_circuits().values() if c.circuit_id != work.circuit.circuit_id and not c.own]
     work.progress.enter("collateral", len(others) + 1)
     prompts = work.run.request.prompts
     if prompts not in BUILT_IN:

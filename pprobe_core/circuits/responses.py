@@ -7,10 +7,11 @@ generated. Rules are data (the tables below) and versioned: a stored class names
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pprobe_core.circuits import by_example
 from pprobe_core.circuits.language import (
     MIN_EVERYDAY_SHARE,
     MIN_WORDS,
@@ -25,6 +26,8 @@ RULES_VERSION = 2
 
 BROKEN = "broken"  # empty, repeating itself, or no language
 UNFINISHED = "unfinished"  # still thinking where the text ends
+BY_EXAMPLE = "by_example"  # the rule whose classes the circuit itself makes, by example answers
+ALWAYS_THERE = (by_example.OTHER, BROKEN, UNFINISHED)  # classes that rule can return beside the circuit's own
 
 MAX_CHARS = 4_000  # of an answer are read; its first sentence decides, and no pattern may take long on what follows
 MIN_RUNNING_SHARE = 0.2  # share of everyday words from which a text without an answer's opener is running text
@@ -36,16 +39,30 @@ def classify(circuit: Circuit, text: str, *, gold: Sequence[str] = ()) -> str:
 
     Never raises on any text.
     """
-    rule = RULES[circuit.response_rule]
+    examples = examples_of(circuit)
+    rule = RULES.get(circuit.response_rule)
+    reads_thinking = rule.reads_thinking if rule else _name_thinking(examples)
     answer = _normal(text)
-    if not rule.reads_thinking:
+    if not reads_thinking:
         answer, unfinished = strip_thinking(answer)
         if unfinished:
             return UNFINISHED
     answer = answer[:MAX_CHARS]
     if is_broken(answer):
         return BROKEN
+    if rule is None:
+        return by_example.decide(examples, answer).class_name
     return rule.decide(answer, tuple(_normal(item) for item in gold))
+
+
+def examples_of(circuit: Circuit) -> dict[str, tuple[str, ...]]:
+    """Example answers by class; empty for circuits whose classes come from a rule of the product."""
+    return {c.name: c.examples for c in circuit.response_classes if c.examples}
+
+
+def _name_thinking(examples: Mapping[str, Sequence[str]]) -> bool:
+    """Whether an example opens with a block of reasoning, so that the answers' own are what is looked at."""
+    return any(_THINK.match(example) for of_class in examples.values() for example in of_class)
 
 
 def side_of(circuit: Circuit, class_name: str, condition: Literal["original", "perturbed"]) -> Side:

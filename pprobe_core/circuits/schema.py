@@ -8,6 +8,8 @@ Side = Literal["target", "control", "other"]
 Structure = Literal["opposition", "routing", "read_out"]
 Condition = Literal["original", "perturbed"]  # which prompt of a pair
 
+VERSION_DIGITS = 12  # of the SHA-256 that tells versions of an own circuit apart
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -54,11 +56,15 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class ResponseClass:
-    """One class a generated answer can fall into, and which side of the observable it stands for."""
+    """One class a generated answer can fall into, and which side of the observable it stands for.
+
+    `examples`: answers or their opening phrases, where the circuit's classes are made by example.
+    """
 
     name: str
     title: str
     side: Side
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class SweepDefaults:
 
 @dataclass(frozen=True)
 class Circuit:
-    """One behaviour, read from circuits/<id>.yaml."""
+    """One behaviour, read from circuits/<id>.yaml: one that comes with the product, or a user's own."""
 
     circuit_id: str
     title: str
@@ -104,8 +110,8 @@ class Circuit:
     target: tuple[str, ...]  # first-token strings with their variants
     control: tuple[str, ...]
     per_pair_observable: bool  # True: each pair brings its own target and control strings
-    expected_structure: Structure  # in the paper
-    expected_note: str  # what the paper found, one sentence
+    expected_structure: Structure | None  # in the paper; of an own circuit what its author expects, None for nothing
+    expected_note: str  # what the paper found, one sentence; may be empty in an own circuit
     response_rule: str  # name of the rule in circuits/responses.py
     response_classes: tuple[ResponseClass, ...] = field(default=())
     outcomes: tuple[Outcome, ...] = ()
@@ -113,7 +119,13 @@ class Circuit:
     set_strings: tuple[SetStrings, ...] = ()
     same_content: bool = False  # both prompts of a pair ask for the same, so a switched answer should say the same
     target_fallback: tuple[str, ...] = ()  # used only with tokenisers for which no string of `target` is one token
-    sha256: str = ""
+    sha256: str = ""  # over the file's bytes
+    own: bool = False  # a user's, not one that comes with the product
+
+    @property
+    def address(self) -> str:
+        """What a request names the circuit by: its id, and for an own one the version, since a user may change it."""
+        return f"{self.circuit_id}@{self.sha256[:VERSION_DIGITS]}" if self.own else self.circuit_id
 
     def for_set(self, prompt_set_id: str) -> "Circuit":
         """The circuit with the strings of a prompt set where it has its own, else as it is."""

@@ -88,7 +88,7 @@ def circuits(options: argparse.Namespace) -> int:
     lines = []
     for circuit in known.values():
         sizes = ", ".join(f"{name} {n}" for name, n in _n_pairs(circuit).items())
-        lines.append((circuit.circuit_id, circuit.title, circuit.expected_structure, sizes))
+        lines.append((circuit.circuit_id, circuit.title, circuit.expected_structure or "", sizes))
     say(table(lines, ("id", "title", "in the paper", "prompt pairs")))
     return 0
 

@@ -139,6 +139,22 @@ def fetch_small(model: HubModel, name: str) -> Path:
     return Path(path)
 
 
+def fetch_without_weights(model: HubModel) -> Path:
+    """The folder with every file of a model but its weights. Raises ModelUnavailable when one cannot be fetched."""
+    folder = None
+    try:
+        for file in model.files:
+            if file not in model.weights:
+                folder = fetch_small(model, file.name).parent
+    except Exception as error:
+        if of_the_network(error) or isinstance(error, OSError | errors.HfHubHTTPError):
+            raise explain(model.repo_id, error) from error
+        raise
+    if folder is None:
+        raise ModelUnavailable(f"{model.repo_id} on the hub has no tokeniser, so no prompt can be put to it.")
+    return folder
+
+
 def repo_folder(repo_id: str) -> Path:
     """The folder of a model inside the hub's cache."""
     return cache_folder() / ("models--" + repo_id.replace("/", "--"))

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pprobe_core.errors import ModelUnavailable
 from pprobe_core.models import devices, hub, pace, transfer
 from pprobe_core.models.catalogue import ModelEntry, entry_of_hub_folder, find_model, split_hub_id
-from pprobe_core.models.checkpoint import config_sha256, header, read_json, weight_files, weights_sha256_meanwhile
+from pprobe_core.models.checkpoint import (
+    config_sha256,
+    header,
+    read_json,
+    weight_files,
+    weights_sha256,
+    weights_sha256_meanwhile,
+)
 from pprobe_core.models.devices import Placement
 from pprobe_core.models.preflight import Preflight, hub_values, preflight
 from pprobe_core.models.structure import Structure, discover
@@ -25,6 +33,10 @@ from pprobe_core.models.watching import Watch
 from pprobe_core.wording import plural
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# transformers changes settings and classes of the whole process while it loads and puts them back afterwards: two loads
+# at once would put back what the other one had changed.
+_one_at_a_time = threading.Lock()
 
 # Used when a tokeniser brings no chat template: the plainest form a base model can continue.
 PLAIN_TEMPLATE = (
@@ -62,6 +74,33 @@ class LoadedModel:
         return sum(tensors.values())
 
 
+@dataclass(frozen=True)
+class Fingerprint:
+    """What decides a model's numbers, without the model: its files' hashes, and in what dtype and where it computes."""
+
+    weights_sha256: str
+    config_sha256: str
+    tokenizer_sha256: str
+    dtype: str
+    device: str
+
+
+def fingerprint(model: str, dtype: str = "float32", device: str = "cpu") -> Fingerprint:
+    """The fingerprint of a model whose files are here, as loading it would give; no weights are loaded.
+
+    Raises ModelUnavailable for a hub id and for damaged or missing files.
+    """
+    entry = find_model(model)
+    if entry.on_hub:
+        raise ModelUnavailable(f"{model} is a model of the hub: its files are known when it is loaded. Load it first.")
+    folder = Path(entry.path)
+    with _one_at_a_time, _quiet():
+        tokenizer, _ = _load_tokenizer(folder)
+    return Fingerprint(
+        weights_sha256(folder), config_sha256(folder), tokenizer_sha256(tokenizer), dtype=dtype, device=device
+    )
+
+
 def load_model(
     model: str, *, device: str | None = None, dtype: str | None = None, watch: Watch | None = None
 ) -> LoadedModel:
@@ -83,7 +122,7 @@ def load_model(
     watch.enter("loading")
     started = time.monotonic()
     weights_hash = weights_sha256_meanwhile(folder)
-    with _quiet():
+    with _one_at_a_time, _quiet():
         config = _load_config(folder)
         tokenizer, notes = _load_tokenizer(folder)
         network = _load_network(folder, config, placement, entry.id)
@@ -111,6 +150,22 @@ def load_model(
         entry=entry,
         notes=tuple(notes),
     )
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokeniser of a model without its weights, as `load_model` would read it.
+
+    Of a hub model that is not here only the small files are fetched, at one commit. Raises ModelUnavailable as
+    load_model does.
+    """
+    entry = find_model(model)
+    folder = Path(entry.path)
+    if entry.on_hub:
+        repo_id, revision = split_hub_id(entry.id)
+        here = hub.local_snapshot(repo_id, revision)
+        folder = here[0] if here else hub.fetch_without_weights(hub.ask(repo_id, revision))
+    with _one_at_a_time, _quiet():
+        return _load_tokenizer(folder)[0]
 
 
 def estimated_bytes(model: str, *, device: str | None = None, dtype: str | None = None, reclaimable: int = 0) -> int:

@@ -44,6 +44,17 @@ def resolve(
 
     Raises BadRequest when a side is left without a token; the message names the strings and how they were split.
     """
+    return _observable(_rows(tokenizer, target, control, first_piece, target_fallback))
+
+
+def preview(tokenizer: Any, target: Sequence[str], control: Sequence[str]) -> pd.DataFrame:
+    """How a tokeniser reads a circuit's strings: the preview of `resolve`, also where a side is left without any."""
+    return _preview(_rows(tokenizer, target, control, False, ()))
+
+
+def _rows(
+    tokenizer: Any, target: Sequence[str], control: Sequence[str], first_piece: bool, target_fallback: Sequence[str]
+) -> list[_Row]:
     start = _answer_start(tokenizer)
 
     def read(side: str, strings: Sequence[str]) -> list[_Row]:
@@ -52,7 +63,13 @@ def resolve(
     rows = read("target", target)
     if not any(row.used for row in rows):
         rows += read("target", target_fallback)
-    return _observable(_without_duplicates(_without_overlap(rows + read("control", control))))
+    return _without_duplicates(_without_overlap(rows + read("control", control)))
+
+
+def _preview(rows: Sequence[_Row]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(r.side, r.string, list(r.ids), list(r.pieces), r.used, r.note) for r in rows], columns=PREVIEW_COLUMNS
+    )
 
 
 def _observable(rows: Sequence[_Row]) -> Observable:
@@ -61,10 +78,7 @@ def _observable(rows: Sequence[_Row]) -> Observable:
     for side, found in ids.items():
         if not found:
             raise BadRequest(_nothing_left(side, [row for row in rows if row.side == side]))
-    preview = pd.DataFrame(
-        [(r.side, r.string, list(r.ids), list(r.pieces), r.used, r.note) for r in rows], columns=PREVIEW_COLUMNS
-    )
-    return Observable(ids["target"], ids["control"], preview)
+    return Observable(ids["target"], ids["control"], _preview(rows))
 
 
 def resolve_given(tokenizer: Any, target: Sequence[str], control: Sequence[str], *, strict: bool) -> Observable:

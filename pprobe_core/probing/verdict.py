@@ -86,7 +86,7 @@ def judge(evidence: Evidence, circuit: Circuit) -> Verdict:
     """
     structure = _structure(evidence, circuit)
     recommendation = RECOMMENDATIONS[structure]
-    if structure == "routing" and circuit.expected_structure == "read_out":
+    if structure == "routing" and circuit.expected_structure == "read_out" and not circuit.own:
         recommendation = READ_OUT_ROUTING
     stage: Stage = "qualified" if evidence.flips and evidence.agrees else "observed"
     reasons = (
@@ -186,8 +186,9 @@ def _about_ratio(evidence: Evidence) -> list[str]:
 
 def _about_cause(circuit: Circuit, structure: VerdictStructure) -> list[str]:
     if circuit.expected_structure == "read_out":
+        known = "This behaviour is expected to be" if circuit.own else "In the paper this circuit is"
         return [
-            "In the paper this circuit is a read-out: the ratio can be high and yet switching the neurons off changes "
+            f"{known} a read-out: the ratio can be high and yet switching the neurons off changes "
             "nothing. A high ratio alone proves nothing; only an ablation can tell."
         ]
     if structure == "opposition":
