@@ -36,7 +36,7 @@ def take_over_address() -> None:
     """Let a link choose models and behaviours; they stand in the address as one word each."""
     state = st.session_state
     named = [m for m in state["models"].split(",") if m] or list(default_models())
-    circuits = [c for c in state["circuits"].split(",") if c in shell.circuits()] or list(shell.circuits())
+    circuits = [c for c in state["circuits"].split(",") if c in shell.shipped_circuits()] or shell.shipped_circuits()
     if state.get("_compare_address") != (state["models"], state["circuits"]):
         state["_compare_address"] = (state["models"], state["circuits"])
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
@@ -48,7 +48,7 @@ def _into_address() -> None:
     state = st.session_state
     chosen = [str(m).strip() for m in state["compare_models"]]
     state["models"] = "" if chosen == list(default_models()) else ",".join(chosen)
-    all_of_them = list(state["compare_circuits"]) == list(shell.circuits())
+    all_of_them = list(state["compare_circuits"]) == shell.shipped_circuits()
     state["circuits"] = "" if all_of_them else ",".join(state["compare_circuits"])
     state["_compare_address"] = (state["models"], state["circuits"])
 
@@ -83,7 +83,7 @@ def pickers() -> CompareRequest | None:
         )
         st.multiselect(
             "Behaviours",
-            list(shell.circuits()),
+            shell.shipped_circuits(),
             key="compare_circuits",
             format_func=shell.circuit_title,
             help=words.HELP["compare_circuits"],
@@ -172,7 +172,13 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             height="content",
             key="compare_matrix",
             alt="Which parts of the comparison are there, by behaviour and model",
-            column_config={"_index": st.column_config.TextColumn("Behaviour", width=150)},
+            column_config={
+                "_index": st.column_config.TextColumn("Behaviour", width=150, help=words.HELP["circuit"]),
+                **{
+                    found.label(model): st.column_config.TextColumn(help=words.HELP["compare_matrix"])
+                    for model in dict.fromkeys(part.unit.model for part in found.parts)
+                },
+            },
         )
         st.caption(
             "P probe, D dose response, W injection window. ✓ there, … waiting or running, – not run yet, ✗ cannot be "
@@ -346,7 +352,7 @@ def ratio_table(ratios: pd.DataFrame) -> None:
         key="ratio_table",
         alt="FFN/Skip of every model and behaviour",
         column_config={
-            "label": text("Model"),
+            "label": text("Model", help="The model, with what tells it from the others."),
             "circuit_title": text("Behaviour", help=words.HELP["circuit"]),
             "mean": number("FFN/Skip", format="%.2f", help=words.GLOSSARY["FFN/Skip ratio"]),
             "low": number("95 % from", format="%.2f", help=words.GLOSSARY["Interval"]),

@@ -311,7 +311,10 @@ def provenance(run: Run) -> None:
         height="content",
         key="provenance",
         alt="What this run depends on",
-        column_config={"": TEXT("", width=320), "Value": TEXT("Value", width=640)},
+        column_config={
+            "": TEXT("", width=320, help="What the run depends on, or what was measured on the way."),
+            "Value": TEXT("Value", width=640, help="SHA-256 values tell whether two runs used the very same files."),
+        },
     )
     st.caption("The same request on the same weights gives the same run.")
     st.code(command_line(run.request), language="bash", wrap_lines=True)
