@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(__file__).resolve().parent
 SHIPPED_MODELS = PACKAGE / "models" / "shipped"
 CIRCUITS = PACKAGE / "circuits"
+RECORDED = PACKAGE / "recorded"  # results that come with the program
 
 SEED = 20260427  # default seed of every random draw; stored with each run
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 from pprobe_core import settings
 from pprobe_core.circuits.schema import Condition
-from pprobe_core.cli import comparing, listings, probing, responding, runs, sweeping
+from pprobe_core.cli import comparing, listings, probing, recorded, responding, runs, sweeping
 from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Position
@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 2 bad request, 3 the model cannot be loaded or is unsupported, 130 cancelled.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    parser.set_defaults(run=_nothing_chosen("models, circuits, probe, sweep, compare, respond, runs or train"))
+    names = "models, circuits, probe, sweep, compare, respond, runs, recorded, reproduce or train"
+    parser.set_defaults(run=_nothing_chosen(names))
     _add_models(commands)
     _add_circuits(commands)
     _add_probe(commands)
@@ -45,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_respond(commands)
     _add_runs(commands)
+    _add_recorded(commands)
+    _add_reproduce(commands)
     _add_train(commands)
     return parser
 
@@ -226,9 +229,36 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     _add_json(listing)
     _add_json(show)
     _add_ranking(show)
-    export.add_argument("--format", default="csv", choices=("csv", "parquet", "json"), help="default: csv")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
+    export.add_argument("--format", default="csv", choices=("csv", "parquet", "json", "reproduce"), help="default: csv")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, or a file")
+    export.add_argument("--sweep", dest="sweep_id", metavar="ID", help="with reproduce: this sweep of the run")
     delete.add_argument("--yes", action="store_true", help="really delete")
+
+
+def _add_recorded(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("recorded", help="results that come with the program: list, check, load, remove, build")
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+    group.set_defaults(run=_nothing_chosen("list, check, load, remove or build"))
+    listing = _command(actions, "list", recorded.list_recorded, "list what is recorded")
+    check = _command(actions, "check", recorded.check, "whether this program would record the same again")
+    check.add_argument("--fast", action="store_true", help="compare ids only, run no model")
+    text = "compute these again (default: a few small ones)"
+    check.add_argument("--only", type=sweeping.names, default=(), metavar="ID,...", help=text)
+    load = _command(actions, "load", recorded.load, "bring the recorded results into a results file")
+    remove = _command(actions, "remove", recorded.remove, "take the recorded results out of a results file")
+    build = _command(actions, "build", recorded.build, "compute and write the set (about an hour on two cores)")
+    build.add_argument("--out", type=Path, default=settings.RECORDED, metavar="DIR", help="default: %(default)s")
+    for action in (load, remove, build):
+        _add_db(action)
+    for action in (listing, check):
+        _add_json(action)
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    reproduce = _command(commands, "reproduce", recorded.reproduce, "compute a reproduce.json again and compare")
+    reproduce.add_argument("file", type=Path, metavar="FILE", help="from `runs export RUN --format reproduce`")
+    reproduce.add_argument("--model", metavar="MODEL", help="where its model is on this computer, if elsewhere")
+    _add_json(reproduce)
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:

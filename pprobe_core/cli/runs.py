@@ -48,8 +48,27 @@ def show_run(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """`runs export ID`: a run's tables as files."""
     with _holding(options, reading=True) as store:
+        if options.format == "reproduce":
+            return _export_reproduction(store, options)
         written = report.export_run(store, options.run_id, options.format, options.out.expanduser())
     say("\n".join(str(path) for path in written))
+    return 0
+
+
+def _export_reproduction(store: Store, options: argparse.Namespace) -> int:
+    from pprobe_core import reproduction
+
+    document = reproduction.reproduce_json(store, options.run_id, options.sweep_id)
+    out = options.out.expanduser()
+    if out.is_dir() or out.suffix.lower() != ".json":
+        out = out / f"{options.sweep_id or options.run_id}.reproduce.json"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(reproduction.document_text(document), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadRequest(f"The file {out} cannot be written ({reason}). Name another one with --out.") from error
+    say(str(out))
     return 0
 
 

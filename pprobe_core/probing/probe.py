@@ -17,7 +17,7 @@ from pprobe_core.circuits.prompt_sets import gold_answers, limit_pairs, pair_not
 from pprobe_core.circuits.responses import RULES_VERSION
 from pprobe_core.circuits.schema import Circuit, PromptPair, PromptSet, Split
 from pprobe_core.errors import BadRequest
-from pprobe_core.models.loading import LoadedModel
+from pprobe_core.models.loading import Fingerprint, LoadedModel
 from pprobe_core.probing import frames, summary
 from pprobe_core.probing.capture import ORIGINAL, PERTURBED, CaptureBlock, capture_block
 from pprobe_core.probing.collected import collect
@@ -46,7 +46,9 @@ BLOCK_WORK_ACCELERATOR = 5e13
 # Before the passes -------------------------------------------------------------------------------------------------
 
 
-def request_key(loaded: LoadedModel, circuit: Circuit, prompt_set: PromptSet, request: ProbeRequest) -> str:
+def request_key(
+    loaded: LoadedModel | Fingerprint, circuit: Circuit, prompt_set: PromptSet, request: ProbeRequest
+) -> str:
     """SHA-256 over everything that decides a run's numbers, as 64 hex digits; the first 12 are the run id."""
     return _key(loaded, circuit, prompt_set.sha256, request)
 
@@ -56,7 +58,7 @@ def key_of(loaded: LoadedModel, prepared: Prepared, request: ProbeRequest) -> st
     return _key(loaded, prepared.circuit, prepared.prompt_set_sha256, request)
 
 
-def _key(loaded: LoadedModel, circuit: Circuit, prompt_set_sha256: str, request: ProbeRequest) -> str:
+def _key(loaded: LoadedModel | Fingerprint, circuit: Circuit, prompt_set_sha256: str, request: ProbeRequest) -> str:
     document = {
         "engine": ENGINE_VERSION,
         "weights": [loaded.weights_sha256, loaded.config_sha256],

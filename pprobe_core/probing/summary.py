@@ -33,6 +33,7 @@ def identity_of_run(loaded: LoadedModel, prepared: Prepared, request: ProbeReque
         "family": loaded.family,
         "revision": loaded.revision,
         "weights_sha256": loaded.weights_sha256,
+        "config_sha256": loaded.config_sha256,
         "tokenizer_sha256": loaded.tokenizer_sha256,
         "n_layers": structure.n_layers,
         "d_mlp": structure.d_mlp,

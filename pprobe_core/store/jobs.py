@@ -46,13 +46,15 @@ class JobTable(Database):
     def add_job(self, request: Request, *, here: bool = False) -> JobRow:
         """Put a request in the queue: a new job, or the same request's old one again; one under way is left alone.
 
-        With `here` a recorded result does not count as the answer. Partial results of a cancelled or interrupted job stay, so that it goes on where it stopped.
+        With `here` a recorded result does not count as the answer. Partial results of a cancelled or interrupted job
+        stay, so that it goes on where it stopped.
         """
         job_id = job_id_of(request)
         with self._transaction() as cursor:
             cursor.execute(
                 """
-                insert into jobs (job_id, created_at, state, request, here) values ($job, $now, 'queued', $request, $here)
+                insert into jobs (job_id, created_at, state, request, here)
+                values ($job, $now, 'queued', $request, $here)
                 on conflict do nothing
                 """,
                 {"job": job_id, "now": utc_now(), "request": _text(request), "here": here},

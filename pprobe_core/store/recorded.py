@@ -4,15 +4,16 @@ They lie in the same tables as those computed here and are told apart by the col
 is never touched by them: a recorded run of the same id is left out, or gives way.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import duckdb
-import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet
 
 from pprobe_core.store.runs import TABLES, Runs
-from pprobe_core.store.sweeps import RUN_TABLES, SWEEP_TABLES, drop_sweep
+from pprobe_core.store.sweeps import RUN_TABLES, SWEEP_TABLES
 
 # Of a run, then of a sweep. Labels are what a person says, so no recorded set has any.
 BY_RUN = ("runs", *TABLES, *RUN_TABLES)
@@ -157,14 +158,23 @@ class Recorded(Runs):
             for table in tables:
                 left_out = " exclude (recorded)" if table in ("runs", "sweeps") else ""
                 with self._cursor() as cursor:
-                    rows = cursor.execute(
+                    rows = cursor.sql(
                         f"select *{left_out} from {table} where list_contains($ids, {key}) "  # noqa: S608
                         f"order by {_ORDER[table]}",
-                        {"ids": sorted(ids)},
+                        params={"ids": sorted(ids)},
                     ).to_arrow_table()
+                if table == "runs":
+                    rows = _without_folders(rows)
                 file = folder / f"{table}.parquet"
+                floats = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
                 pyarrow.parquet.write_table(
-                    rows, file, compression="zstd", compression_level=19, row_group_size=max(1, rows.num_rows)
+                    rows,
+                    file,
+                    compression="zstd",
+                    compression_level=19,
+                    row_group_size=max(1, rows.num_rows),
+                    use_dictionary=[name for name in rows.schema.names if name not in floats],
+                    use_byte_stream_split=floats,
                 )
                 written[table] = (file, rows.num_rows)
         return written
@@ -189,6 +199,15 @@ def _drop_recorded(cursor: duckdb.DuckDBPyConnection, keep_runs: Collection[str]
     )
     for table in BY_RUN:
         cursor.execute(f"delete from {table} where list_contains($ids, run_id)", {"ids": doomed})  # noqa: S608
+
+
+def _without_folders(runs: pa.Table) -> pa.Table:
+    """The rows of runs without the folder that their model lay in: it means nothing on another computer."""
+    plain_rows = runs.to_pylist()
+    for row in plain_rows:
+        summary = {name: value for name, value in json.loads(row["summary"]).items() if name != "model_path"}
+        row["model_path"], row["summary"] = None, json.dumps(summary, ensure_ascii=False, allow_nan=False)
+    return pa.Table.from_pylist(plain_rows, runs.schema)
 
 
 def _runs_in(cursor: duckdb.DuckDBPyConnection, file: Path) -> list[str]:

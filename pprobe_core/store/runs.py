@@ -61,8 +61,8 @@ class Runs(Sweeps):
     def save_run(self, result: ProbeResult, job_id: str | None = None) -> str:
         """Store a run in one transaction and return its run_id; a run that is there already is left as it is.
 
-        A recorded one gives way to it. With `job_id` the same transaction marks that job done and drops its partial results.
-        Raises StoreUnavailable, with nothing stored, when the disk is full or the file cannot be written.
+        A recorded one gives way to it. With `job_id` the same transaction marks that job done and drops its partial
+        results. Raises StoreUnavailable, with nothing stored, when the disk is full or the file cannot be written.
         """
         with self._transaction() as cursor:
             key = {"key": result.request_key}
