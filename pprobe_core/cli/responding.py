@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pprobe_core.interventions.edits import Edits
     from pprobe_core.interventions.generation import Response
     from pprobe_core.models.loading import LoadedModel
-    from pprobe_core.probing.types import Prepared
+    from pprobe_core.playground.context import RunContext
 
 DEFAULT_NEW_TOKENS = 64
 _OF_INJECTION = ("strength", "direction", "absolute")
@@ -47,24 +47,18 @@ def respond(options: argparse.Namespace) -> int:
 def _answers(
     options: argparse.Namespace, model: str, run: Run | None, neurons: tuple[Neuron, ...], layer: int | None
 ) -> dict[str, Any]:
-    from pprobe_core.interventions.evaluator import EvalPrompt, Evaluator
+    from pprobe_core.interventions.evaluator import Evaluator
     from pprobe_core.interventions.generation import GenerationSettings
     from pprobe_core.interventions.generation import respond as generate
     from pprobe_core.models.loading import load_model
-    from pprobe_core.probing.tokens import encode_prompt
-    from pprobe_core.sweeping import prepare_run
+    from pprobe_core.playground.context import RunContext, own_prompt
 
     loaded = load_model(model)
-    prepared = None if run is None else prepare_run(loaded, run)[1]
-    thinking = prepared is not None and prepared.thinking  # as the run's prompts were written
-    asked = run is not None and run.request.thinking != "auto"
-    ids = encode_prompt(loaded.tokenizer, _prompt(options), thinking=thinking, asked=asked)
-    # The observable is not asked for here; an evaluator needs one all the same.
-    observable = prepared.observable if prepared is not None else None
-    target, control = (observable.target_ids, observable.control_ids) if observable else ((0,), (1,))
-    evaluator = Evaluator(loaded, (EvalPrompt("prompt", "heldout", ids, ids, target, control),))
+    context = None if run is None else RunContext.of(loaded, run)
+    # The observable is not asked for here: the prompt has the one that stands in for it.
+    evaluator = Evaluator(loaded, (own_prompt(loaded, _prompt(options), context),))
     progress("Reading both answers")
-    edits, rows = _edits(options, loaded, run, prepared, neurons, layer)
+    edits, rows = _edits(options, loaded, context, neurons, layer)
     generation = GenerationSettings(
         options.max_new_tokens or DEFAULT_NEW_TOKENS,
         options.temperature or 0.0,
@@ -90,16 +84,11 @@ def _answers(
 def _edits(
     options: argparse.Namespace,
     loaded: "LoadedModel",
-    run: Run | None,
-    prepared: "Prepared | None",
+    context: "RunContext | None",
     neurons: tuple[Neuron, ...],
     layer: int | None,
 ) -> "tuple[Edits, list[dict[str, Any]]]":
     """The edits asked for, and the same as plain rows."""
-    from pprobe_core.interventions.directions import find_directions
-    from pprobe_core.interventions.edits import AddVector
-    from pprobe_core.interventions.evaluator import Evaluator, prompts_of
-
     position: Position = options.position or "decision"
     edits: Edits = ()
     rows: list[dict[str, Any]] = []
@@ -108,18 +97,10 @@ def _edits(
         edits += (Scale(neurons, factor, position),)
         named = [str(neuron) for neuron in neurons]
         rows.append({"edit": "scale", "neurons": named, "factor": factor, "position": position})
-    if layer is not None and run is not None and prepared is not None:
-        n_layers = loaded.structure.n_layers
-        if layer >= n_layers:
-            raise BadRequest(f"There is no layer {layer}: this model's layers are numbered 0 to {n_layers - 1}.")
+    if layer is not None and context is not None:
         kind: DirectionKind = options.direction or "difference_of_means"
         strength = 1.0 if options.strength is None else options.strength
-        directions = find_directions(Evaluator(loaded, prompts_of(prepared.pairs, "original")), kind)
-        edits += (
-            AddVector.along(
-                layer, directions.vectors[layer], strength, relative=not options.absolute, position=position
-            ),
-        )
+        edits += (context.push(loaded, layer, strength, kind, relative=not options.absolute, position=position),)
         rows.append(
             {
                 "edit": "add",
@@ -127,7 +108,7 @@ def _edits(
                 "direction": kind,
                 "strength": strength,
                 "relative": not options.absolute,
-                "n_pairs": directions.n_pairs,
+                "n_pairs": context.directions(loaded, kind).n_pairs,
                 "position": position,
             }
         )

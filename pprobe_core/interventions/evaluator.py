@@ -480,7 +480,7 @@ class _Readout:
         place = {token: k for k, token in enumerate(ids)}
         with torch.inference_mode():
             rows, bias = structure.unembed_rows(ids), structure.unembed_bias(ids)
-            weights = torch.zeros(len(prompts), len(ids), device=rows.device)
+            weights = torch.zeros(len(prompts), len(ids), dtype=torch.float32, device=rows.device)
             for i, prompt in enumerate(prompts):
                 for side, sign in ((prompt.target_ids, 1.0), (prompt.control_ids, -1.0)):
                     for token in side:

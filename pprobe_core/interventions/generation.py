@@ -124,6 +124,23 @@ def stream(
             waiting = [pair for pair in batch if pair not in done] + waiting
 
 
+def decision_logits(evaluator: Evaluator, rows: Sequence[Edits], prompt: int = 0) -> Float[Tensor, "edit vocab"]:
+    """Logits of the answer's first token under each of `rows`, on one prompt; float32, on the CPU.
+
+    What `respond` chooses its first token from. Raises BadRequest and Cancelled as it does.
+    """
+    for edits in dict.fromkeys(rows):
+        evaluator.check(edits)
+    _limit(evaluator, [(prompt, 0)], GenerationSettings())
+    n = max(1, _batch_tokens(evaluator) // len(evaluator.prompts[prompt].input_ids))
+    parts = []
+    for start in range(0, len(rows), n):
+        evaluator.stop_if_cancelled()
+        of_part = [(prompt, e) for e in range(start, min(start + n, len(rows)))]
+        parts.append(_Run(evaluator, rows, of_part).prefill().cpu())
+    return torch.cat(parts)
+
+
 def _batch_tokens(evaluator: Evaluator) -> int:
     """Padded tokens of one batch whose keys and values stay within MAX_CACHE_BYTES."""
     config = evaluator.loaded.model.config.get_text_config()

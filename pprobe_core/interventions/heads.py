@@ -110,7 +110,7 @@ def read_heads(
     loaded: LoadedModel, heads: HeadOutputs, sequences: Sequence[tuple[int, ...]]
 ) -> Float[Tensor, "prompt layer n_heads head_dim"]:
     """Outputs of every head at the decision position, before the output projection; float32, one pass per prompt."""
-    found = torch.empty(len(sequences), len(heads.modules), heads.n_heads, heads.head_dim)
+    found = torch.empty(len(sequences), len(heads.modules), heads.n_heads, heads.head_dim, dtype=torch.float32)
     for rows in plan_batches([len(s) for s in sequences], MAX_BATCH_TOKENS):
         batch = left_pad([sequences[r] for r in rows], pad_id(loaded.tokenizer), loaded.device)
         shape = batch.input_ids.shape

@@ -191,7 +191,8 @@ def _change(place: _Place, edits: list[tuple[int, Edit]], context: EditContext, 
         acts = _values(context.other, "the pairs' other prompts").acts[:, layer].to(device)
         return _replace_columns(index, columns, acts[index, columns][None] if per_row else acts[:, columns])
     if place.kind == "ScaleOutput":
-        factors = torch.tensor([e.factor for _, e in edits if isinstance(e, ScaleOutput)], device=device)
+        by_row = [e.factor for _, e in edits if isinstance(e, ScaleOutput)]
+        factors = torch.tensor(by_row, dtype=torch.float32, device=device)
         return _scale_rows(row_ids, factors, all_positions)
     if place.kind in ("PatchOutput", "HoldOutput"):
         source = context.other if place.kind == "PatchOutput" else context.own

@@ -111,7 +111,7 @@ def capture_block(
                 owner.append(position)
                 places.append([(condition, position)])
     of_pair = directions.index[torch.tensor(indices)]
-    acts = torch.empty(2, len(indices), structure.n_layers, structure.d_mlp)
+    acts = torch.empty(2, len(indices), structure.n_layers, structure.d_mlp, dtype=torch.float32)
     signals: dict[str, Tensor] = {}
     for rows in plan_batches([len(s) for s in sequences], MAX_BATCH_TOKENS):
         batch = left_pad([sequences[r] for r in rows], pad_id(loaded.tokenizer), loaded.device)
@@ -206,7 +206,9 @@ def reading_last_position(structure: Structure, batch: TokenBatch) -> Iterator[R
     rows, width = batch.input_ids.shape
 
     def unread(*shape: int) -> Tensor:
-        return torch.full((structure.n_layers, rows, *shape), torch.nan, device=batch.input_ids.device)
+        return torch.full(
+            (structure.n_layers, rows, *shape), torch.nan, dtype=torch.float32, device=batch.input_ids.device
+        )
 
     resid_pre, attention, ffn, resid_post = (unread(structure.d_model) for _ in range(4))
     reading = Reading(ResidualParts(resid_pre, attention, ffn, resid_post), unread(structure.d_mlp), unread())

@@ -52,7 +52,7 @@ def behavioural_direction(
 def _head_bias(structure: Structure, target: Sequence[int], control: Sequence[int]) -> Float[Tensor, ""]:
     of_target, of_control = structure.unembed_bias(target), structure.unembed_bias(control)
     if of_target is None or of_control is None:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32)
     return of_target.float().mean() - of_control.float().mean()
 
 

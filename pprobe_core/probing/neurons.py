@@ -47,7 +47,7 @@ def score_neurons(
     """
     signals, to_final = collected.signals, write_scales(structure)
     signs = torch.from_numpy(stats.sign_patterns(NULL_DRAWS, len(ranked), seed))
-    maxima = torch.zeros(NULL_DRAWS)
+    maxima = torch.zeros(NULL_DRAWS, dtype=torch.float32)
     n_pairs = signals.logit_diff.shape[1]
     predicted = torch.zeros(n_pairs, dtype=torch.float64)
     sums = {name: torch.zeros(n_pairs, structure.n_layers, dtype=torch.float64) for name in COUPLINGS}
