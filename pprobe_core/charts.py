@@ -4,7 +4,8 @@ Every title is computed from the rows it stands over; every caption says what th
 meaning and hold on a light and on a dark page. Nothing here knows torch, the store or the pages.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,12 +47,18 @@ RANKING_TITLE = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and the words that belong to it: what to see, what it does not show, and a text for screen readers."""
+    """A chart and the words that belong to it."""
 
     chart: alt.Chart | alt.LayerChart
-    title: str
-    caption: str
-    description: str
+    title: str  # what to see: one sentence, computed from the rows
+    reading: str  # how to read it: n, intervals, controls, what the marks are
+    omits: str  # what it does not show: one sentence
+    description: str  # what is drawn and what to see, for screen readers
+
+    @property
+    def caption(self) -> str:
+        """What stands below the chart: how to read it, and what it does not show."""
+        return f"{self.reading} {self.omits}".strip()
 
 
 def neuron_name(layer: int, neuron: int) -> str:
@@ -122,10 +129,10 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
     return as_figure(
         alt.layer(zero_line(), band, line, points),
         title,
-        f"Mean over {n} pairs with 95 % interval; positive pushes towards the target tokens. The skip path is "
-        "everything earlier layers wrote. Direct contributions only: what a layer changes through later layers "
-        "is not shown.",
+        f"Mean over {n} pairs with 95 % interval; positive pushes towards the target tokens. The skip "
+        "path is everything earlier layers wrote.",
         f"Lines over {_n_layers(layers)} layers for FFN, attention and skip path, original and perturbed pass.",
+        omits="Does not show what a layer changes through later layers: contributions are direct ones.",
     )
 
 
@@ -163,9 +170,13 @@ def layer_change(layers: pd.DataFrame) -> Figure:
     return as_figure(
         alt.layer(zero_line(), bars, whisker),
         title,
-        f"Mean over {n} pairs with 95 % interval. The share counts absolute mean changes, so opposite pushes do "
-        "not cancel. An attention layer may only move what an earlier FFN layer computed; this chart cannot tell.",
+        f"Mean over {n} pairs with 95 % interval. The share counts absolute mean changes, so opposite "
+        "pushes do not cancel.",
         f"Bars of FFN and attention change for {_n_layers(layers)} layers.",
+        omits=(
+            "Does not show where a change was computed: an attention layer may only move what an earlier "
+            "FFN layer made."
+        ),
     )
 
 
@@ -237,10 +248,11 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
     return as_figure(
         alt.layer(rule, band, line, points, *labels),
         title,
-        f"Mean over {n} pairs, band = 95 % interval of FFN/Skip; a triangle is a value above the axis. Only the "
-        "last layer enters the verdict. The lines are empirical limits of the paper; a high ratio alone does not "
-        "prove that these neurons cause the behaviour, and small skip signals inflate it.",
+        f"Mean over {n} pairs, band = 95 % interval of FFN/Skip; a triangle is a value above the axis. "
+        "Only the last layer enters the verdict. The lines are empirical limits of the paper; small "
+        "skip signals inflate the ratio.",
         f"FFN over skip ratio by layer for {_n_layers(layers)} layers and both passes.",
+        omits="Does not show a cause: a high ratio alone does not prove that these neurons decide.",
     )
 
 
@@ -284,10 +296,14 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
     return as_figure(
         alt.layer(zero_line(), band, line, points),
         _trajectory_title(rows),
-        f"Above zero the model leans towards {target_meaning}, below towards {control_meaning}. Mean over {n} "
-        "pairs with 95 % interval, read through the final norm and head at every step (logit lens). Early "
-        "readings are only rough: the head was trained for the last layer.",
+        f"Above zero the model leans towards {target_meaning}, below towards {control_meaning}. Mean "
+        f"over {n} pairs with 95 % interval, read through the final norm and head at every step (logit "
+        "lens), which is rough in early layers: the head was trained for the last one.",
         f"Logit difference through {count} layers, original against perturbed prompt.",
+        omits=(
+            "Does not show which neurons do it, nor what later layers would still undo: every step is "
+            "read as if the network ended there."
+        ),
     )
 
 
@@ -315,7 +331,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
         color=alt.Color(
             "run:N",
             scale=alt.Scale(domain=names, range=list(PALETTES["run"])),
-            legend=colour_legend(label_limit=460, columns=1),
+            legend=colour_legend(names, label_limit=460),
         ),
     )
     band = base.mark_area(opacity=0.13).encode(y="low:Q", y2="high:Q", detail="condition:N")
@@ -333,11 +349,11 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
     points = base.mark_circle(size=26, opacity=1).encode(y="mean:Q", tooltip=tooltip)
     return as_figure(
         alt.layer(zero_line(), band, line, points),
-        f"{titles[quantity].split(' (')[0]} by depth, A over B",
-        f"Means over {_n_pairs(layers_a)} (A) and {_n_pairs(layers_b)} (B) pairs with 95 % intervals. Logits of "
-        "different models or circuits are not on one scale: compare shapes, and heights only for the same model "
-        "and circuit.",
+        _compared_title(rows, titles[quantity].split(" (")[0], names),
+        f"Means over {_n_pairs(layers_a)} (A) and {_n_pairs(layers_b)} (B) pairs with 95 % intervals. "
+        "Compare shapes, and heights only for the same model and circuit.",
         f"{titles[quantity]} by relative depth for two runs.",
+        omits="Does not show which of two different models or circuits does more: their logits are not on one scale.",
     )
 
 
@@ -435,12 +451,10 @@ def neuron_map(
     return as_figure(
         alt.layer(*marks),
         title,
-        crowd_text
-        + control_text
-        + "Direct effect on the output only: what a neuron does through later layers is not in I, "
-        "and no neuron has been switched off here.",
+        crowd_text + control_text,
         f"Neurons of {count} layers by {RANKING_TITLE[ranking]}; the first {len(top)} are marked.",
         height=430,
+        omits="Does not show what a neuron does through later layers, nor what happens when it is switched off.",
     )
 
 
@@ -508,11 +522,11 @@ def predicted_change(
     return as_figure(
         alt.layer(identity, points),
         title,
-        f"{len(rows)} pairs; only discovery pairs rank neurons. On the dashed line both agree. Points off the line "
-        "are what attention and normalisation carry, or what the plain coupling misjudges: the prediction "
-        "follows the direct path only.",
+        f"{len(rows)} pairs; only discovery pairs rank neurons. On the dashed line both agree; points "
+        "off it are what attention and normalisation carry, or what the plain coupling misjudges.",
         "Scatter of measured against predicted change of the logit difference, one point per pair.",
         height=380,
+        omits="Does not show what neurons do through later layers: the prediction follows the direct path.",
     )
 
 
@@ -559,10 +573,10 @@ def margins(pairs: pd.DataFrame) -> Figure:
     return as_figure(
         alt.layer(zero_line(), join, points),
         f"{flipped} of {len(rows)} pairs change sides",
-        "A pair tells something when its two points lie on different sides of zero. The height is a margin "
-        "between first tokens, not the quality of the answer.",
+        "A pair tells something when its two points lie on different sides of zero.",
         f"Logit difference of {len(rows)} pairs, original and perturbed, joined by lines.",
         height=320,
+        omits="Does not show how good an answer is: the height is a margin between first tokens.",
     )
 
 
@@ -606,9 +620,10 @@ def first_tokens(tokens: pd.DataFrame) -> Figure:
     return as_figure(
         alt.layer(bars, text),
         title,
-        "Five likeliest first tokens of each pass. Only the first token is scored; the responses show what follows.",
+        "Five likeliest first tokens of each pass; only the first token is scored.",
         "Bars of first-token probabilities for the original and the perturbed prompt.",
         height=340,
+        omits="Does not show how the answer goes on: the responses do.",
     )
 
 
@@ -656,10 +671,11 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
     return as_figure(
         alt.layer(alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x="zero:Q"), bars, *labels),
         title,
-        "FFN, attention, embedding and constant terms add up to the measured change exactly. The sum of all I "
-        "stands for the FFN part; where it differs, normalisation makes the difference. Direct contributions only.",
+        "FFN, attention, embedding and constant terms add up to the measured change exactly. The "
+        "sum of all I stands for the FFN part; where it differs, normalisation makes the difference.",
         "Bars of the parts of the mean change of the logit difference.",
         height=380,
+        omits="Does not show what a part does through later parts: contributions are direct ones.",
     )
 
 
@@ -668,17 +684,26 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
 _LABEL_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = ((">=", "left", 5), ("<", "right", -5))
 
 
-def as_figure(chart: Any, title: str, caption: str, description: str, height: int = HEIGHT) -> Figure:
-    """The chart as wide as its place, with its words."""
-    finished = chart.properties(height=height, width="container", description=description)
-    return Figure(finished, title, caption, description)
+def as_figure(
+    chart: Any, title: str, reading: str, description: str, height: int = HEIGHT, *, omits: str = ""
+) -> Figure:
+    """The chart as wide as its place, with its words; a screen reader hears what is drawn and what is to be seen."""
+    described = f"{description} {title}."
+    finished = chart.properties(height=height, width="container", description=described)
+    return Figure(finished, title, re.sub(" +", " ", reading).strip(), omits, described)
 
 
-def colour_legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
+def legend_columns(names: Iterable[Any]) -> alt.ExprRef:
+    """How many entries of a legend stand side by side: as many as the chart is wide enough for, four at most."""
+    longest = max((len(str(name)) for name in names), default=0)
+    return alt.ExprRef(f"clamp(floor(width / {40 + 7.5 * longest:.0f}), 1, 4)")
+
+
+def colour_legend(names: Iterable[Any], label_limit: int = 220) -> alt.Legend:
     """Colour legend above the chart: full colours, even where the marks are translucent."""
     return alt.Legend(
         title=None,
-        columns=columns,
+        columns=legend_columns(names),
         orient="top",
         labelLimit=label_limit,
         symbolType="circle",
@@ -687,24 +712,26 @@ def colour_legend(label_limit: int = 220, columns: int = 4) -> alt.Legend:
     )
 
 
-def neutral_legend(stroke: bool = False) -> alt.Legend:
+def neutral_legend(stroke: bool = False, names: Iterable[Any] = ()) -> alt.Legend:
     """Legend below the chart for a channel that is not colour (dash, shape, opacity), in the muted colour."""
-    if stroke:
-        return alt.Legend(
-            title=None, orient="bottom", symbolType="stroke", symbolStrokeColor=MUTED, symbolStrokeWidth=2.5
-        )
-    return alt.Legend(title=None, orient="bottom", symbolFillColor=MUTED, symbolStrokeWidth=0)
+    look = (
+        {"symbolType": "stroke", "symbolStrokeColor": MUTED, "symbolStrokeWidth": 2.5}
+        if stroke
+        else {"symbolFillColor": MUTED, "symbolStrokeWidth": 0}
+    )
+    return alt.Legend(title=None, orient="bottom", columns=legend_columns(names), **look)
 
 
 def dash_by(field: str, names: Sequence[str], dashes: Sequence[Sequence[int]]) -> alt.StrokeDash:
     """Dashes by name, with their legend below the chart."""
     scale = alt.Scale(domain=list(names), range=[list(dash) for dash in dashes])
-    return alt.StrokeDash(f"{field}:N", scale=scale, legend=neutral_legend(stroke=True))
+    return alt.StrokeDash(f"{field}:N", scale=scale, legend=neutral_legend(stroke=True, names=names))
 
 
 def colour_by(field: str, names: Any, colours: Sequence[str]) -> alt.Color:
     """Colours by name, with their legend above the chart."""
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=colour_legend())
+    names = list(names)
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=names, range=list(colours)), legend=colour_legend(names))
 
 
 def layer_tick_axis(count: int) -> alt.Axis:
@@ -770,6 +797,21 @@ def _change_rows(layers: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=["layer", "mean", "n", "low", "high", "component"])
     return pd.concat(parts, ignore_index=True)
+
+
+def _compared_title(rows: pd.DataFrame, what: str, names: Sequence[str]) -> str:
+    """At which depth of each run the two prompts differ most."""
+    wide = rows.pivot_table(index=["run", "depth"], columns="condition", values="mean")
+    original, perturbed = CONDITION_NAMES.values()
+    if original not in wide or perturbed not in wide:
+        return f"{what} by depth, A over B"
+    gap = (wide[perturbed] - wide[original]).abs()
+    places = [
+        f"{number(100 * gap[name].idxmax(), 0)}\u00a0% of the depth in {letter}"
+        for name, letter in zip(names, "AB", strict=True)
+        if name in gap.index and gap[name].notna().any()
+    ]
+    return f"{what}: the two prompts differ most at {' and '.join(places)}" if places else f"{what} by depth, A over B"
 
 
 def _trajectory_title(rows: pd.DataFrame) -> str:

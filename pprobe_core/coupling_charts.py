@@ -83,10 +83,14 @@ def coupling_sums(layers: Sequence[Mapping[str, Any]], couplings: Mapping[str, A
     return as_figure(
         alt.layer(zero_line(), bars, whisker, points),
         coupling_title(couplings),
-        f"Mean over {plural(couplings['n_pairs'], 'pair')}; whiskers: 95 % interval.{edge} Norm-aware holds the norms "
-        "at their scale on the original prompt; what it misses is the change of that scale. Direct contributions only, "
-        "and sums: neurons that push against each other cancel in them.",
+        f"Mean over {plural(couplings['n_pairs'], 'pair')}; whiskers: 95 % interval.{edge} Norm-aware "
+        "holds the norms at their scale on the original prompt; what it misses is the change of that "
+        "scale.",
         f"Bars of each FFN's exact change for {len(exact)} layers, with the sums of importance under both couplings.",
+        omits=(
+            "Does not show neurons that push against each other, which cancel in these sums, nor effects "
+            "through later layers."
+        ),
     )
 
 

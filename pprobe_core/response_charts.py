@@ -76,10 +76,11 @@ def outcome_curve(rates: pd.DataFrame, outcome: str, axis: Axis, highlight: floa
     return as_figure(
         alt.layer(*marks),
         _outcome_sentence(rows, name, axis, highlight),
-        f"{answer_words(rows)} Bands around the lines: 95 % Wilson interval; grey: smallest to largest of "
-        f"{draw_words(rows)}; dashed: unedited. {seeds}{missing_words(rows)}Classes come from rules, which can err: "
-        "the texts are below.",
+        f"{answer_words(rows)} Bands around the lines: 95 % Wilson interval; grey: smallest to largest "
+        f"of {draw_words(rows)}; dashed: unedited. {seeds}{missing_words(rows)}Classes come from rules, "
+        "which can err: the texts are below.",
         f"Share of answers ({name}) by {AXIS_TITLES[axis].lower()}, ranked arm against random draws.",
+        omits="Does not show whether an answer is true or useful, only which class it falls into.",
     )
 
 
@@ -127,10 +128,10 @@ def seeds(rates: pd.DataFrame, outcome: str, axis: Axis = "n_neurons", split: st
     return as_figure(
         alt.layer(*marks),
         title,
-        f"n = {n} answers for each of {n_seeds} seeds. Thick line: mean over seeds; "
-        "thin lines: single seeds; band: smallest to largest seed. The band shows what sampling alone does, not how "
-        "prompts differ, and no random control is drawn here.",
+        f"n = {n} answers for each of {n_seeds} seeds. Thick line: mean over seeds; thin lines: single "
+        "seeds; band: smallest to largest seed, which is what sampling alone does.",
         f"Share of answers ({name}) per sampling seed.",
+        omits="Does not show how prompts differ, nor what random edits do.",
     )
 
 
@@ -184,11 +185,12 @@ def class_bars(rows: pd.DataFrame) -> Figure:
     return as_figure(
         alt.layer(bars, *texts),
         _class_sentence(counts, totals),
-        "Every answer falls into one class by the stated rules. The random control counts the answers of all draws "
-        "together. Broken means empty, repeating or noise, and never counts as compliance; rules can err, so read the "
-        "texts.",
+        "Every answer falls into one class by the stated rules, which can err. The random control "
+        "counts the answers of all draws together. Broken means empty, repeating or noise, and never "
+        "counts as compliance.",
         f"Stacked bars of {len(order)} response classes for {', '.join(labels) or 'no answers'}.",
-        height=110 + 46 * max(len(labels), 1),  # legend, axis and title stand inside the height
+        height=110 + 46 * max(len(labels), 1),
+        omits="Does not show what the answers say: read the texts.",  # legend, axis and title stand inside the height
     )
 
 

@@ -92,10 +92,11 @@ def dose_curve(
     return as_figure(
         alt.layer(*marks),
         effect_title(rows, axis, highlight, n_total),
-        f"{n_words(rows)} Bands around the lines: 95 % interval over prompts; grey: smallest to largest of "
-        f"{draw_words(rows)}; dashed: unedited. {missing_words(rows)}Only discovery prompts rank and select. "
-        "The first token's logits are measured here, not the answers.",
+        f"{n_words(rows)} Bands around the lines: 95 % interval over prompts; grey: smallest to largest "
+        f"of {draw_words(rows)}; dashed: unedited. {missing_words(rows)}Only discovery prompts rank "
+        "and select.",
         f"Mean logit difference by {AXIS_TITLES[axis].lower()}, ranked arm against random draws, {len(drawn)} points.",
+        omits="Does not show what the answers do: the first token's logits are measured here.",
     )
 
 
@@ -148,10 +149,11 @@ def threshold_curve(points: pd.DataFrame, n_total: int) -> Figure:
     return as_figure(
         alt.layer(shade, zero_line(), *arm_marks(drawn, words, x, y, "logits")),
         title,
-        f"{n_words(rows)} Shaded: 0.005 % to 0.1 % of all neurons. Bands: 95 % interval over prompts; grey: smallest "
-        f"to largest of {draw_words(rows)}. {missing_words(rows)}A result that holds only at one threshold is weak; "
-        "the smallest dose is one neuron, which in a small model is a large share.",
+        f"{n_words(rows)} Shaded: 0.005 % to 0.1 % of all neurons. Bands: 95 % interval over prompts; "
+        f"grey: smallest to largest of {draw_words(rows)}. {missing_words(rows)}A result that holds "
+        "only at one threshold is weak.",
         f"Change of the logit difference by share of all {n_total:,} neurons.",
+        omits="Does not show shares below one neuron, which in a small model is a large share already.",
     )
 
 
@@ -188,9 +190,10 @@ def patch_by_count(points: pd.DataFrame, predicted: pd.DataFrame | None = None) 
     return as_figure(
         alt.layer(*marks),
         title,
-        f"{n_words(rows)} {text}Bands: 95 % interval over prompts; grey: smallest to largest of {draw_words(rows)}. "
-        f"{missing_words(rows)}Values are exchanged at the decision position only.",
+        f"{n_words(rows)} {text}Bands: 95 % interval over prompts; grey: smallest to largest of "
+        f"{draw_words(rows)}. {missing_words(rows)}",
         "Change of the logit difference by number of patched neurons, ranked against random, with the prediction.",
+        omits="Does not show exchanges at other positions: values are exchanged where the answer starts.",
     )
 
 
@@ -235,10 +238,10 @@ def heads_against_neurons(head_points: pd.DataFrame, neuron_points: pd.DataFrame
         alt.layer(*marks),
         title,
         f"{n_words(both[both['split'] == split])} Lines: units ranked by the same two passes, with "
-        "95 % interval over prompts; dashed: mean of the random draws of the same unit, with their smallest to "
-        "largest. One head "
-        "writes more than one neuron, so equal counts are not equal shares of the model.",
+        "95 % interval over prompts; dashed: mean of the random draws of the same unit, with their "
+        "smallest to largest.",
         "Change of the logit difference by number of attention heads and of neurons switched off.",
+        omits="Does not show equal shares of the model: one head writes more than one neuron.",
     )
 
 
@@ -299,11 +302,12 @@ def collateral(
     return as_figure(
         alt.layer(*marks),
         _collateral_sentence(own, here),
-        f"Means over {range_words(drawn['n'])} prompts with 95 % interval; grey: smallest to largest of the random "
-        f"draws' means. {_text_words(table, group)}The same edit on prompts it is not about; logits of different "
-        "circuits are not on one scale, so compare each with its own grey range.",
+        f"Means over {range_words(drawn['n'])} prompts with 95 % interval; grey: smallest to largest "
+        f"of the random draws' means. {_text_words(table, group)}The same edit on prompts it is not "
+        "about: compare each with its own grey range.",
         f"Change of the logit difference of {len(drawn)} circuits under one edit.",
         height=max(120, 40 * len(drawn) + 30),
+        omits="Does not show which behaviour suffers most: logits of different circuits are not on one scale.",
     )
 
 
@@ -348,11 +352,13 @@ def collateral_text(rows: pd.DataFrame, axis: Axis, highlight: float | None = No
     return as_figure(
         alt.layer(*marks),
         title,
-        f"n = {range_words(table['n'])} neutral texts, unedited loss {base_loss} nats per token. Band: 95 % interval "
-        "over texts; grey: smallest to largest of the random draws. The edit acts at every position of a text, which "
-        f"is more than at the decision position of a prompt.{broken_words(int(table['delta_mean'].isna().sum()))}",
+        f"n = {range_words(table['n'])} neutral texts, unedited loss {base_loss} nats per token. Band: "
+        "95 % interval over texts; grey: smallest to largest of the random draws. The edit acts at "
+        f"every position of a text, which is more than at the decision position of a "
+        f"prompt.{broken_words(int(table['delta_mean'].isna().sum()))}",
         f"Change of the loss of neutral text by {AXIS_TITLES[axis].lower()}.",
         height=260,
+        omits="Does not show what the model would write: it is the loss of given texts.",
     )
 
 

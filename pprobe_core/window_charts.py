@@ -14,7 +14,6 @@ import pandas as pd
 from pprobe_core.charts import (
     ATTENTION,
     COMPONENT_NAMES,
-    CONTROL,
     FFN,
     HELDOUT,
     MUTED,
@@ -51,7 +50,7 @@ REGIMES: Mapping[str, tuple[str, str]] = {  # letter on a map, colour
     "destructive": ("D", "#8A6FD6"),
     "causal": ("C", RANKED),
     "committed": ("–", MUTED),
-    "mixed": ("M", CONTROL),
+    "mixed": ("M", "#AA3399"),
 }
 # What becomes of the answers; a regime has the colour of the outcome that names it.
 OUTCOMES: Mapping[str, tuple[str, str]] = {
@@ -116,13 +115,13 @@ def window_map(
     return as_figure(
         _map(cells, colour, tooltip),
         title,
-        f"{n_words(here)} Each cell is one injection of {_direction(summary)} at one layer; purple: towards the target "
-        f"tokens, ochre: towards the control tokens. {_strength_words(summary)}{_draws(here)}{_none_random(here)}F is "
-        "measured at the first token: "
-        "a large change can also come from a wrecked model, which only the answers tell."
-        f"{broken_words(n_broken)}",
+        f"{n_words(here)} Each cell is one injection of {_direction(summary)} at one layer; purple: "
+        f"towards the target tokens, ochre: towards the control tokens. "
+        f"{_strength_words(summary)}{_draws(here)}{_none_random(here)}F "
+        f"is measured at the first token.{broken_words(n_broken)}",
         f"Heat map of {len(cells)} cells, layer by strength.",
         height=_map_height(cells),
+        omits="Does not show whether answers switch or break: a large change can also come from a wrecked model.",
     )
 
 
@@ -185,11 +184,11 @@ def outcome_map(rates: pd.DataFrame, split: str, outcome: str, regimes: pd.DataF
     return as_figure(
         _map(cells, colour, tooltip, force_text=bool(letters.any())),
         title,
-        f"n = {range_words(cells['n'])} answers in each cell. {key}{_none_random(here)}Classes come from rules, which "
-        "can "
-        "err: the texts are below.",
+        f"n = {range_words(cells['n'])} answers in each cell. {key}{_none_random(here)}Classes come "
+        "from rules, which can err: the texts are below.",
         f"Heat map of {len(cells)} cells, layer by strength: {name.lower()}.",
         height=_map_height(cells),
+        omits="Does not show whether an answer is true or useful, only which class it falls into.",
     )
 
 
@@ -260,11 +259,11 @@ def switch_by_layer(
     return as_figure(
         alt.layer(*marks),
         title,
-        f"n = {range_words(ranked['n'])} {SPLIT_NAMES.get(split, split)} answers at each layer; bands: 95 % Wilson "
-        "interval; "
-        f"grey: smallest to largest share that switches under random directions. {strip}One strength only; classes "
-        "come from rules, which can err.",
+        f"n = {range_words(ranked['n'])} {SPLIT_NAMES.get(split, split)} answers at each layer; bands: "
+        "95 % Wilson interval; grey: smallest to largest share that switches under random directions. "
+        f"{strip}Classes come from rules, which can err.",
         f"Shares of switched and broken answers over {rows['layer'].nunique()} layers at one strength.",
+        omits="Does not show other strengths: layers that do nothing at this one may switch answers at another.",
     )
 
 
@@ -316,12 +315,13 @@ def separability(rows: pd.DataFrame, threshold: float = 0.5) -> Figure:
     return as_figure(
         alt.layer(*marks),
         title,
-        f"n = {range_words(accuracy['n_prompts'])} held-out prompts, two per pair. Direction and threshold come from "
-        "the discovery "
-        "pairs; bars: 95 % Wilson interval of the accuracy; diamonds: AUC, which needs no threshold. The best layer is "
-        "picked after looking, so its number is a little flattering; separable is not yet usable by the model.",
+        f"n = {range_words(accuracy['n_prompts'])} held-out prompts, two per pair. Direction and threshold "
+        "come from the discovery pairs; bars: 95 % Wilson interval of the accuracy; diamonds: AUC, "
+        "which needs no threshold. The best layer is picked after looking, so its number is a little "
+        "flattering.",
         f"Accuracy and AUC of a linear direction over {len(table)} layers.",
         height=300,
+        omits="Does not show that the model uses this direction: what can be separated need not be what decides.",
     )
 
 
@@ -372,11 +372,13 @@ def layer_ablation(points: pd.DataFrame, split: str = "heldout") -> Figure:
     return as_figure(
         alt.layer(*marks),
         title,
-        f"{n_words(rows)} Bars: mean change with 95 % interval over prompts. {_all_layers(rows)}Output set to zero at "
-        "the "
-        "decision position, everything later recomputed. No random control: layers are compared with each other, and a "
-        f"layer that breaks the model counts as large too.{broken_words(len(broken))}",
+        f"{n_words(rows)} Bars: mean change with 95 % interval over prompts. {_all_layers(rows)}Output "
+        "set to zero at the decision position, everything later recomputed. No random control: layers "
+        f"are compared with each other.{broken_words(len(broken))}",
         f"Bars of the change of the logit difference by {len(single)} single-layer ablations.",
+        omits=(
+            "Does not show whether a layer serves this behaviour alone: one that breaks the model counts as large too."
+        ),
     )
 
 
@@ -441,11 +443,13 @@ def patch_by_layer(
     return as_figure(
         alt.layer(*marks),
         title,
-        f"{n_words(rows)} Band: 95 % interval over prompts of the change that is {what}; the whole change is taken as "
-        "given. Shares of single outputs need not add up to one: later layers answer to each. The residual stream "
-        "after "
-        f"the last layer brings everything by construction. No random control applies here.{broken_words(broken)}",
+        f"{n_words(rows)} Band: 95 % interval over prompts of the change that is {what}; the whole "
+        "change is taken as given. The residual stream after the last layer brings everything by "
+        f"construction. No random control applies here.{broken_words(broken)}",
         "Share of the change between the two prompts by patched layer, for FFN, attention and residual stream.",
+        omits=(
+            "Does not show parts of one whole: shares need not add up to one, since later layers answer to each output."
+        ),
     )
 
 
@@ -457,8 +461,7 @@ HELD: Mapping[str, tuple[str, str]] = {
 
 
 def held(points: pd.DataFrame, split: str = "heldout") -> Figure:
-    """Change of F when a layer's residual stream is exchanged: later layers free, their attention or their FFNs "
-    "held."""
+    """Change of F when a layer's residual stream is exchanged: later layers free, their attention or FFNs held."""
     rows = point_rows(points)
     rows = rows[(rows["split"] == split) & rows["layer"].notna() & rows["variant"].isin(HELD)]
     shown = rows.assign(
@@ -497,12 +500,13 @@ def held(points: pd.DataFrame, split: str = "heldout") -> Figure:
     return as_figure(
         alt.layer(*marks),
         title,
-        f"{n_words(rows)} Bands: 95 % interval over prompts. Held: the part's outputs in all later layers stay what "
-        "they "
-        "were on the unedited prompt. Where a line falls towards zero, the held part carries the change on; where it "
-        "stays, the change needs only the other part, or goes straight to the output. After the last layer nothing is "
-        f"left to hold.{broken_words(int((rows['n_broken'] > 0).sum()))}",
+        f"{n_words(rows)} Bands: 95 % interval over prompts. Held: the part's outputs in all later "
+        "layers stay what they were on the unedited prompt. Where a line falls towards zero, the "
+        "held part carries the change on; where it stays, the change needs only the other part, or "
+        f"goes straight to the output. After the last layer nothing is left to "
+        f"hold.{broken_words(int((rows['n_broken'] > 0).sum()))}",
         "Change of the logit difference by layer, with later layers free, their attention held, or their FFNs held.",
+        omits="Does not show what exchanging with unrelated prompts would do: no random control applies here.",
     )
 
 

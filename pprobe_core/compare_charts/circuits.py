@@ -95,11 +95,13 @@ def opposition_pairs(twins: pd.DataFrame, models: Sequence[str], circuit: str) -
     return as_figure(
         alt.layer(*marks),
         title,
-        f"One point per prompt pair (n = {len(rows)}), {condition} prompt. On the dashed line alignment changes "
-        "nothing; above zero a model leans to the target tokens. A base model may not know the chat format at all: "
-        "read its answers before its margin. First tokens only.",
+        f"One point per prompt pair (n = {len(rows)}), {condition} prompt. On the dashed line alignment "
+        "changes nothing; above zero a model leans to the target tokens.",
         f"Scatter of the aligned model's F against the base model's F, {len(rows)} pairs.",
         height=430,
+        omits=(
+            "Does not show whether the base model knows the chat format at all: read its answers before its margin."
+        ),
     )
 
 
@@ -191,9 +193,9 @@ def overlap_matrix(overlap: pd.DataFrame, label: str) -> Figure:
     return as_figure(
         alt.layer(*marks),
         title,
-        f"Neurons that are among the first of both circuits by |mean I|; * more than chance (neurons {chance}), "
-        "hypergeometric, p < 0.05 after Holm over all pairs. Neurons that write large vectors rank high in many "
-        "circuits, so sharing is no proof of a common mechanism.",
+        "Neurons that are among the first of both circuits by |mean I|; * more than chance (neurons "
+        f"{chance}), hypergeometric, p < 0.05 after Holm over all pairs.",
         f"Triangle of shared neurons of {len(circuits)} circuits in {label}.",
         height=int(np.clip(40 * max(len(circuits) - 1, 1) + 170, 230, 520)),
+        omits="Does not show a common mechanism: neurons that write large vectors rank high in many circuits.",
     )

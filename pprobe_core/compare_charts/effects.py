@@ -115,11 +115,14 @@ def dose_overlay(
     return as_figure(
         alt.layer(*marks),
         _dose_title(ranked, random, models, circuit, axis, value),
-        f"{_split_words(rows)} Bands: 95 % interval over prompts; grey: smallest to largest of each model's random "
-        f"draws. {_effect_unit(value)} {_broken_words(rows)}{_without_random(ranked, random)}Equal numbers of neurons "
-        f"are not equal shares of a model.{overlay}",
+        f"{_split_words(rows)} Bands: 95 % interval over prompts; grey: smallest to largest of each "
+        f"model's random draws. {_effect_unit(value)} "
+        f"{_broken_words(rows)}{_without_random(ranked, random)}{overlay}",
         f"Effect of switching off neurons in {ranked['label'].nunique()} models, by "
         f"{'number' if axis == 'n_neurons' else 'share'} of neurons.",
+        omits="Does not show equal shares of the models: the same number of neurons is more of a small one."
+        if axis == "n_neurons"
+        else "Does not show equal numbers of neurons: the same share is more of them in a large model.",
     )
 
 
@@ -202,11 +205,11 @@ def window_overlay(
         _window_title(ranked, random, models, circuit, value),
         f"{_split_words(rows)} Strength {strengths or '–'} (nearest to {signed_number(strength)}, towards what the "
         "other prompts do; its unit is each sweep's own). "
-        + ("Dashed: broken answers. " if value == "switched" else "")
-        + "Bands: 95 % interval; grey: smallest to largest of the random directions of each model. "
-        f"{_effect_unit(value)} {_broken_words(rows)}{_without_random(ranked, random)}The same depth is not the same "
-        f"place in another model.{overlay}",
+        f"{'Dashed: broken answers. ' if value == 'switched' else ''}"
+        "Bands: 95 % interval; grey: smallest to largest of the random directions of each model. "
+        f"{_effect_unit(value)} {_broken_words(rows)}{_without_random(ranked, random)}{overlay}",
         f"Injection by relative depth in {ranked['label'].nunique()} models.",
+        omits="Does not show the same place in each model: equal depth is not equal work.",
     )
 
 

@@ -134,9 +134,9 @@ def depth_profile(
     return as_figure(
         alt.layer(*marks),
         _profile_title(rows, models, circuit, quantity, condition or "original", scaled),
-        f"Means over {range_words(rows['n'])} pairs {where} with 95 % interval. {units} Equal depth is not equal work: "
-        "models of other depth do other things there. Direct contributions only.",
+        f"Means over {range_words(rows['n'])} pairs {where} with 95 % interval. {units}",
         f"{QUANTITY_TITLES[quantity]} over relative depth for {rows['label'].nunique()} models.",
+        omits="Does not show equal work at equal depth, nor what a layer changes through later ones.",
     )
 
 
@@ -244,12 +244,13 @@ def topology_bars(topology: pd.DataFrame, models: Sequence[str], circuit: str) -
     return as_figure(
         alt.layer(bars, whisker.encode(x="low:Q", x2="high:Q"), text),
         title,
-        "Shares of the summed |mean I| over all neurons; Gini: 0 when all neurons matter alike, near 1 when few do. "
-        "Models differ in their number of neurons, so ten are not the same share everywhere. The FFN part counts "
-        "absolute mean changes of FFN and attention layers (the rest is attention's), bar: 95 % interval. Direct path "
-        "only, nothing was switched off here.",
+        "Shares of the summed |mean I| over all neurons; Gini: 0 when all neurons matter alike, near "
+        "1 when few do. Models differ in their number of neurons, so ten are not the same share everywhere. "
+        "The FFN part counts absolute mean changes of FFN and attention layers (the rest is attention's), "
+        "bar: 95 % interval.",
         f"Bars of concentration and of the FFN part for {len(present)} models.",
         height=int(np.clip(4 * (13 * max(len(present), 1) + 12) + 110, 220, 560)),
+        omits="Does not show what happens when these neurons are switched off: shares follow the direct path.",
     )
 
 
@@ -300,11 +301,13 @@ def layer_heat(layers: pd.DataFrame, models: Sequence[str], circuit: str) -> Fig
     return as_figure(
         alt.layer(*marks),
         title,
-        "Numbers: per cent of the first 50 neurons by |mean I| that lie in the layer. A cell is one layer, so models "
-        "with few layers have wide cells. The ranking follows the direct path, which favours late layers: it does not "
-        "show where the decision is made.",
+        "Numbers: per cent of the first 50 neurons by |mean I| that lie in the layer. A cell is one "
+        "layer, so models with few layers have wide cells.",
         f"Strips of layers for {len(present)} models, shaded by their share of the first 50 neurons.",
         height=int(np.clip(44 * max(len(present), 1) + 110, 150, 400)),
+        omits=(
+            "Does not show where the decision is made: the ranking follows the direct path, which favours late layers."
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from pprobe_core.charts import (
     MUTED,
     Figure,
     as_figure,
+    legend_columns,
     neutral_legend,
     number,
     zero_line,
@@ -47,7 +48,7 @@ ZONE_NAMES: Mapping[str, str] = {
     "routing": f"Below {ROUTING_MAX_FFN_SKIP:g} (routing)",
     "none": "No number",
 }
-ZONE_COLOURS = ("#B84E00", "#75701F", "#22699F", "#6F7881")  # white text on each reads at 4.5:1
+ZONE_COLOURS = ("#B84E00", "#75701F", "#22699F", "#6E7780")  # white text on each reads at 4.5:1
 REFERENCE = "paper's authors"  # their tool's numbers, in the rows of a model
 
 
@@ -69,11 +70,19 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
         interval_words(low, high) if np.isfinite([low, high]).all() else ""
         for low, high in zip(cells["low"], cells["high"], strict=True)
     ]
+    wide = f"width > {85 * max(len(models), 1)}"  # room for names side by side, and for intervals in the cells
     x = alt.X(
         "label:N",
         sort=list(models),
         title=None,
-        axis=alt.Axis(orient="top", labelAngle=0, labelLimit=130, ticks=False, domain=False),
+        axis=alt.Axis(
+            orient="top",
+            labelAngle=alt.ExprRef(f"{wide} ? 0 : -60"),
+            labelAlign=alt.ExprRef(f"{wide} ? 'center' : 'left'"),
+            labelLimit=130,
+            ticks=False,
+            domain=False,
+        ),
     )
     y = alt.Y(
         "title:N", sort=list(titles.values()), title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False)
@@ -81,7 +90,14 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
     colour = alt.Color(
         "zone:N",
         scale=alt.Scale(domain=list(ZONE_NAMES.values()), range=list(ZONE_COLOURS)),
-        legend=alt.Legend(title=None, orient="bottom", symbolType="square", symbolStrokeWidth=0, labelLimit=200),
+        legend=alt.Legend(
+            title=None,
+            orient="bottom",
+            symbolType="square",
+            symbolStrokeWidth=0,
+            labelLimit=200,
+            columns=legend_columns(ZONE_NAMES.values()),
+        ),
     )
     base = alt.Chart(cells).encode(x=x, y=y)
     marks: list[Any] = [
@@ -109,7 +125,8 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
         shift = -6 if (known["ends"] != "").any() else 0
         base = alt.Chart(known).encode(x=x, y=y)
         marks.append(base.mark_text(color="white", fontSize=14, fontWeight=600, dy=shift).encode(text="text:N"))
-        marks.append(base.mark_text(color="white", fontSize=10.5, dy=9).encode(text="ends:N"))
+        ends = base.mark_text(color="white", fontSize=10.5, dy=9, opacity=alt.ExprRef(f"{wide} ? 1 : 0"))
+        marks.append(ends.encode(text="ends:N"))
     if len(missing):
         marks.append(alt.Chart(missing).mark_text(color=MUTED, fontSize=11.5).encode(x=x, y=y, text="text:N"))
     doubtful = (
@@ -118,11 +135,11 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
     return as_figure(
         alt.layer(*marks),
         _matrix_title(cells, models),
-        "Mean over prompts at the last layer, with its 95 % interval over prompt pairs. The two lines are empirical "
-        "limits of the paper; a high ratio alone does not prove that these neurons cause the behaviour, and small skip "
-        f"signals inflate it.{doubtful}",
+        "Mean over prompts at the last layer, with its 95 % interval over prompt pairs. The two lines "
+        f"are empirical limits of the paper; small skip signals inflate the ratio.{doubtful}",
         f"Matrix of FFN/Skip for {len(titles)} circuits and {len(models)} models.",
         height=int(np.clip(46 * max(len(titles), 1) + 90, 150, 620)),
+        omits="Does not show a cause: a high ratio alone does not prove that these neurons decide.",
     )
 
 
@@ -209,11 +226,11 @@ def ratio_intervals(
     return as_figure(
         alt.layer(*marks),
         _intervals_title(known, titles),
-        "Mean over prompts with 95 % interval over prompt pairs; without a bar there is no interval. Dashed: the "
-        "paper's empirical lines. Models without a number are named in their row. The ratio alone proves no cause."
-        f"{overlay}",
+        "Mean over prompts with 95 % interval over prompt pairs; without a bar there is no interval. "
+        f"Dashed: the paper's empirical lines. Models without a number are named in their row.{overlay}",
         f"Dots with intervals of FFN/Skip for {len(known)} runs.",
         height=int(np.clip((12 * len(offsets) + 12) * max(len(titles), 1) + 110, 180, 900)),
+        omits="Does not show a cause: a high ratio alone does not prove that these neurons decide.",
     )
 
 
@@ -412,11 +429,13 @@ def fit_scatter(
         alt.layer(*marks),
         _fit_title(fit, rows, with_paper),
         f"A point is one circuit in one model ({len(rows)} runs); the effect is what the first "
-        f"{range_words(rows['n_neurons'])} neurons do to F, minus the mean of as many random neurons; bars: 95 % "
-        f"interval. {_fit_words(fit)}{left} Circuits differ in what their F means, which one line over all "
-        "of them leaves out.",
+        f"{range_words(rows['n_neurons'])} neurons do to F, minus the mean of as many random "
+        f"neurons; bars: 95 % interval. {_fit_words(fit)}{left}",
         f"Scatter of the ablation effect against FFN/Skip, {len(rows)} runs.",
         height=420,
+        omits=(
+            "Does not show that circuits are alike: their F means different things, and one line runs over all of them."
+        ),
     )
 
 
