@@ -10,7 +10,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import asking, shell, sweeps, words
+from ui import asking, recorded, shell, sweeps, words
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def newest(run: Run, wanted: Mapping[SweepKind, SweepRequest]) -> dict[str, Swee
 
 def requests_for(run: Run, kinds: Sequence[SweepKind]) -> list[SweepRequest]:
     """What to ask for so that a question is answered: the circuit's own defaults."""
-    circuit = shell.circuits().get(run.request.circuit)
+    circuit = shell.circuit_of(run.request.circuit)
     return [default_request(circuit, run.run_id, kind) for kind in kinds]
 
 
@@ -98,7 +98,7 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
         "vary: its error bars are those over prompts.",
         icon=":material/info:",
     )
-    circuit = shell.circuits().get(run.request.circuit)
+    circuit = shell.circuit_of(run.request.circuit)
     request = default_request(circuit, run.run_id, "dose", responses=True, n_seeds=5, temperature=0.7)
     asking.run_button(request, "Draw answers with five seeds", key="seeds_button", width="content")
 
@@ -190,6 +190,8 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
     shell.run_picker(run.run_id)
 st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
 
+shell.measured_on(run)
+recorded.run_notice(run)
 wanted = {kind: request for q in QUESTIONS for kind, request in zip(q.kinds, requests_for(run, q.kinds), strict=True)}
 there = newest(run, wanted)
 missing = [kind for kind in wanted if kind not in there]

@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import asking, cards, couplings, harvest, shell, sweeps, tables, words
+from ui import asking, cards, couplings, harvest, recorded, shell, sweeps, tables, words
 
 run = shell.chosen_run()
 if run is None:
@@ -13,7 +13,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-circuit = shell.circuits().get(run.request.circuit)
+circuit = shell.circuit_of(run.request.circuit)
 target = circuit.target_meaning if circuit else "the target tokens"
 control = circuit.control_meaning if circuit else "the control tokens"
 pairs, layers = shell.read("pairs", run.run_id), shell.read("layers", run.run_id)
@@ -22,6 +22,9 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
     st.title(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False, width="content")
     shell.run_picker(run.run_id)
 st.caption(shell.run_facts(run))
+shell.measured_on(run)
+recorded.run_notice(run)
+recorded.agreement(run)
 
 cards.verdict_card(run)
 sweeps.tested(run)
@@ -70,14 +73,14 @@ def neurons_section() -> None:
         )
         st.select_slider(
             "Neurons marked",
-            [10, 20, 50, 100, 200, 500],
+            words.TOP_K,
             key="top_k",
             help=words.HELP["top_k"],
             width=260,
             persist_state="session",
         )
     ranking = st.session_state["ranking"]
-    shell.sync_selection()
+    shell.write_address()
     st.markdown(words.RANKING_QUESTION[ranking])
     st.caption(cards.concentration(run))
     everything = shell.read("neurons", run.run_id)
@@ -103,7 +106,6 @@ def neurons_section() -> None:
 
 
 st.header("Which neurons", anchor="neurons")
-st.session_state.setdefault("top_k", 50)
 neurons_section()
 
 

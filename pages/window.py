@@ -7,7 +7,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, shell, sweeps, words
+from ui import answers, asking, recorded, shell, sweeps, words
 
 EXCESS = "excess"
 MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
@@ -16,7 +16,7 @@ ICONS = {True: ":material/check_circle:", False: ":material/cancel:", None: ":ma
 
 def pickers(run: Run) -> None:
     """What is added, where and how strongly, with the button."""
-    circuit = shell.circuits().get(run.request.circuit)
+    circuit = shell.circuit_of(run.request.circuit)
     with st.container(border=True, key="sweep_pickers"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.segmented_control(
@@ -83,8 +83,7 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             format_func=lambda o: titles.get(o, MAPS.get(o, o)),
             help="The change of F, or the share of answers that count for an outcome.",
         )  # fmt: skip
-        if st.session_state.get("window_strength") not in strengths:
-            st.session_state["window_strength"] = min(strengths, key=lambda s: (abs(abs(s) - 1), s))
+        shell.start_at("window_strength", strengths, min(strengths, key=lambda s: (abs(abs(s) - 1), s)))
         st.select_slider(
             "Strength of the slice", strengths, key="window_strength", format_func=lambda v: f"{v:g}",
             help="The row of the map that the layer curve and the answers below are about.", width=320,
@@ -125,7 +124,7 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         key = str(at_cell["key"].iloc[0])
         shown = at_cell["strength"].iloc[0]
         st.subheader(f"Answers after layer {layer} at strength {shown:g}", anchor=False)
-        circuit = shell.circuits().get(run.request.circuit)
+        circuit = shell.circuit_of(run.request.circuit)
         left, right = st.columns([2, 3], gap="large")
         with left:
             shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
@@ -152,7 +151,7 @@ def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
 
 def conditions_card(run: Run, sweep: Sweep) -> None:
     """The paper's three conditions for steering, with this model's numbers, and whether steering did work."""
-    circuit = shell.circuits().get(run.request.circuit)
+    circuit = shell.circuit_of(run.request.circuit)
     if circuit is None:
         st.info("The file of this circuit is gone, so its conditions cannot be stated.", icon=":material/info:")
         return
@@ -172,7 +171,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-asking.use_defaults_of(run, shell.circuits().get(run.request.circuit))
+asking.use_defaults_of(run, shell.circuit_of(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("Can a push in one direction switch it?", anchor=False, width="content")
     shell.run_picker(run.run_id)
@@ -181,12 +180,14 @@ pickers(run)
 
 sweep = sweeps.chosen_sweep(run, INJECTION_KINDS, st.session_state["_window_request"])
 if sweep is None:
+    recorded.run_notice(run)
     st.info(
         "Nothing was injected yet in this run. Press **Run sweep**; on the shipped models it takes about a minute.",
         icon=":material/hourglass_empty:",
     )
     st.stop()
 
+shell.measured_on(run, sweep)
 points = sweeps.points(sweep)
 rates = sweeps.rates(sweep)
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
@@ -197,6 +198,8 @@ st.caption(
     f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
     f" · above zero pushes towards the target · {sweeps.facts(sweep)}"
 )
+recorded.sweep_notice(run, sweep)
+recorded.agreement(run, sweep)
 left, right = st.columns(2, gap="large")
 with left:
     conditions_card(run, sweep)

@@ -1,20 +1,21 @@
 """The one worker and its results file, as the pages see them. No page opens either on its own."""
 
-import hashlib
 import logging
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
+
+import pandas as pd
 
 from pprobe_core import jobs as core_jobs
-from pprobe_core import settings
-from pprobe_core.errors import BadRequest, PprobeError
+from pprobe_core import recording
+from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models import catalogue
 from pprobe_core.models import preflight as core_preflight
+from pprobe_core.models.libraries import import_libraries
 from pprobe_core.models.preflight import Preflight
 from pprobe_core.probing.types import ProbeRequest
-from pprobe_core.store import job_id_of
+from pprobe_core.store import Store, job_id_of
 
 FIRST_MODEL, FIRST_CIRCUIT = "mini-qwen3", "safety_refusal"
 
@@ -27,12 +28,15 @@ def jobs() -> core_jobs.Jobs:
 
 
 def open_workplace() -> None:
-    """Start the worker; in an empty results file ask for a first real run, so that there is something to look at.
+    """Start the worker and bring in the recorded results, so that every page has something to show at once.
 
-    A results file that cannot be used does not keep the server from starting: every page then says what is wrong.
+    Where there are none (left out, or taken out by the user) and the results file is empty, a first run is asked for.
+    Damaged recordings keep nothing else from being shown, and a results file that cannot be used does not keep the
+    server from starting: every page then says what is wrong.
     """
     try:
         worker = jobs()
+        bring_recorded(worker.store)
         shipped = [entry.id for entry in catalogue.shipped_models()]
         if worker.store.runs().empty and not worker.list() and FIRST_MODEL in shipped:
             worker.submit(ProbeRequest(model=FIRST_MODEL, circuit=FIRST_CIRCUIT))
@@ -40,35 +44,19 @@ def open_workplace() -> None:
         log.warning("%s", error)
 
 
+def bring_recorded(store: Store) -> None:
+    """Bring the recorded results into the results file, unless PPROBE_RECORDED=0 or the user took them out."""
+    if not recording.wanted():
+        return
+    try:
+        recording.load_recorded(store)
+    except PprobeError as error:
+        log.warning("%s", error)
+
+
 def close_workplace() -> None:
     """Stop the worker between two blocks and let the results file go; unfinished jobs go on at the next start."""
     core_jobs.close()
-
-
-def keep_upload(name: str, data: bytes) -> Path:
-    """Store an uploaded prompt file in the cache folder under a name made from its content; returns its path.
-
-    A page calls this at every rerun, while the worker may be reading the file: it is written once, and appears whole.
-    Raises BadRequest when the folder cannot be written.
-    """
-    stem = "".join(c for c in Path(name).stem if c.isalnum() or c in "-_")[:40] or "prompts"
-    suffix = ".jsonl" if name.lower().endswith((".jsonl", ".json")) else ".csv"
-    folder = settings.cache_dir() / "prompts"
-    path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
-    if path.exists():
-        return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadRequest(
-            f"The uploaded file cannot be kept in {folder} ({reason}). Free some space or allow writing there, "
-            "or set PPROBE_CACHE to another folder."
-        ) from error
-    return path
 
 
 def preflight(model: str) -> Preflight:
@@ -82,6 +70,22 @@ def preflight(model: str) -> Preflight:
 def downloaded(model: str) -> Preflight | None:
     """The same for a hub model that was fetched before, without asking the hub; None when it was not."""
     return core_preflight.downloaded(model, reclaimable=jobs().reclaimable())
+
+
+def tokenizer_is_far(model: str) -> bool:
+    """Whether a model's tokeniser would have to be fetched from the hub. False for what cannot be named at all."""
+    try:
+        return catalogue.find_model(model).on_hub and downloaded(model) is None
+    except ModelUnavailable:
+        return False
+
+
+def first_words(model: str, target: Sequence[str], control: Sequence[str]) -> pd.DataFrame:
+    """How a model's tokeniser reads strings (probing.first_words). The first call imports torch. ModelUnavailable."""
+    import_libraries()
+    from pprobe_core.probing.first_words import first_words as read
+
+    return read(model, target, control)
 
 
 def find_job(job_id: str) -> core_jobs.JobStatus | None:

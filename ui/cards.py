@@ -45,7 +45,8 @@ def verdict_card(run: Run, n_reasons: int | None = None) -> None:
         reasons = list(verdict.get("reasons") or [])[:n_reasons]
         if reasons:
             st.markdown("**Why.**\n" + "\n".join(f"- {shell.escaped(str(reason))}" for reason in reasons))
-        if circuit := shell.circuits().get(run.request.circuit):
+        circuit = shell.circuit_of(run.request.circuit)
+        if circuit and circuit.expected_note:
             st.caption(f"For comparison: {shell.escaped(circuit.expected_note)}")
 
 

@@ -173,7 +173,7 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             key="compare_matrix",
             alt="Which parts of the comparison are there, by behaviour and model",
             column_config={
-                "_index": st.column_config.TextColumn("Behaviour", width=150, help=words.HELP["circuit"]),
+                "_index": st.column_config.TextColumn("Behaviour", width=176, help=words.HELP["circuit"]),
                 **{
                     found.label(model): st.column_config.TextColumn(help=words.HELP["compare_matrix"])
                     for model in dict.fromkeys(part.unit.model for part in found.parts)

@@ -8,15 +8,16 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from pprobe_core import charts
-from pprobe_core.circuits.library import load_circuits
-from pprobe_core.circuits.prompt_sets import default_prompts, load_prompt_set
+from pprobe_core.circuits import own_sets
+from pprobe_core.circuits.editor import folder_state
+from pprobe_core.circuits.library import load_circuit, load_circuits
+from pprobe_core.circuits.prompt_sets import default_prompts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.comparison import AUTO, SWEEP_PARTS, CompareRequest, labels
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreUnavailable
@@ -29,11 +30,14 @@ from pprobe_core.store import Request, Run, Store, Sweep
 from pprobe_core.wording import duration, plural, verified
 from ui import backend, exports, presenter, words
 
-START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, GLOSSARY = (
-    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "glossary")
+START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, GLOSSARY = (
+    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "prompts", "glossary")
 )
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
+OF_A_REQUEST = (
+    "model", "circuit", "prompts", "coupling", "thinking", "limit", "seed", "target_strings", "control_strings",
+)  # fmt: skip  (what the Start page asks for; other pages only carry it along)
 LATE_SECONDS = 1.0  # how long a browser may take to hear of a new address
 
 log = logging.getLogger(__name__)
@@ -88,9 +92,13 @@ class Selection:
     pages: tuple[str, ...] = ()
 
 
-@st.cache_resource(show_spinner=False)
 def circuits() -> dict[str, Circuit]:
-    """All circuits, read once, in the order of the pickers."""
+    """All circuits in the order of the pickers, a user's own last; read again only when one of those changed."""
+    return _circuits(folder_state())
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _circuits(state: object) -> dict[str, Circuit]:
     known = load_circuits()
     order = {circuit_id: place for place, circuit_id in enumerate(words.CIRCUIT_ORDER)}
     return dict(sorted(known.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
@@ -111,7 +119,7 @@ def selections() -> Mapping[str, Selection]:
     return {
         "model": Selection(first_model, lambda v: 0 < len(v) <= 300),
         "circuit": Selection(first_circuit, lambda v: v in known),
-        "prompts": Selection("mini", lambda v: v in words.PROMPT_SETS),
+        "prompts": Selection("mini", lambda v: v in words.PROMPT_SETS or own_sets.exists(v)),
         "coupling": Selection("plain", lambda v: v in words.COUPLINGS),
         "thinking": Selection("auto", lambda v: v in words.THINKING),
         "run": Selection("", _is_id),
@@ -145,7 +153,7 @@ def _places_on_pages(known: Mapping[str, Circuit]) -> dict[str, Selection]:
     flag = Selection(False, lambda v: v in ("0", "1"), lambda v: v == "1")
     split = Selection("", lambda v: v in words.SPLITS, pages=window)
     return {
-        "top_k": Selection(50, whole_number(1, 100_000), int, ("probe",)),
+        "top_k": Selection(50, lambda v: v in map(str, words.TOP_K), int, ("probe",)),
         "pair": replace(word, accepts=lambda v: 0 < len(v) <= 200, pages=("probe", *neurons, *window)),
         "dose": Selection(None, decimal, float, neurons),
         "outcome": replace(word, pages=neurons),
@@ -211,7 +219,7 @@ def sync_selection(page: str = "") -> None:
     for key, choice in selections().items():
         state.setdefault(key, choice.default)
         text = given.get(key)
-        if state[key] is None:
+        if state[key] is None or (key == "circuit" and not choice.accepts(state[key])):  # an own one, deleted since
             state[key] = choice.default
         if late:
             continue
@@ -220,8 +228,8 @@ def sync_selection(page: str = "") -> None:
                 state[key] = choice.value(text)
             elif key in ("model", "circuit", "prompts") and 0 < len(text) <= 300:
                 state["_not_here"] = {**state.get("_not_here", {}), key: text}
-        elif text is None and key in last and same_page:  # a step back to where it was not chosen yet
-            state[key] = choice.default
+        elif text is None and key in last and same_page and (page == "" or key not in OF_A_REQUEST):
+            state[key] = choice.default  # a step back to where it was not chosen yet
     state["_page"] = page
     write_address()
 
@@ -287,9 +295,11 @@ def show_run(run_id: str) -> None:
     state = st.session_state
     state["run"], state["sweep"] = run_id, ""
     request = store().run(run_id).request
-    for key in ("model", "circuit", "prompts", "coupling", "thinking"):
-        if selections()[key].accepts(str(getattr(request, key))):
-            state[key] = getattr(request, key)
+    asked = {key: str(getattr(request, key)) for key in ("model", "circuit", "prompts", "coupling", "thinking")}
+    asked["circuit"] = asked["circuit"].partition("@")[0]  # the pickers offer an own circuit as it is now
+    for key, value in asked.items():
+        if selections()[key].accepts(value):
+            state[key] = value
     state["limit"], state["seed"] = request.limit or 0, request.seed
     # A harvest belongs to its run; the pickers ask for strings that a person gave.
     given = request.strings_from == "given"
@@ -316,29 +326,6 @@ def read(name: str, run_id: str) -> pd.DataFrame:
     return table(name, run_id, str(store().path))
 
 
-def check_own_file(circuit: Circuit) -> bool:
-    """Say how many pairs the uploaded file holds, or what is wrong with it; True when it can be run."""
-    path = st.session_state.get("own_prompts")
-    if not path:
-        return False
-    try:
-        pairs = load_prompt_set(circuit, path).pairs
-    except BadRequest as error:
-        st.error(escaped(in_users_words(str(error))), icon=":material/error:")
-        return False
-    st.caption(f":material/check: {plural(len(pairs), 'pair')} in {escaped(in_users_words(Path(path).name))}")
-    return True
-
-
-def in_users_words(text: str) -> str:
-    """A sentence about an uploaded file with the name the user gave it, in place of the one it is kept under."""
-    path = str(st.session_state.get("own_prompts") or "")
-    if not path:
-        return text
-    name = readable_name(str(st.session_state.get("own_name") or Path(path).name))
-    return text.replace(path, name).replace(Path(path).name, name)
-
-
 def readable_name(name: str, longest: int = 60) -> str:
     """A file name as it can stand in a sentence: no invisible or direction-changing characters, its middle shortened.
 
@@ -357,8 +344,8 @@ def request_from_pickers() -> ProbeRequest:
     state = st.session_state
     return ProbeRequest(
         model=state["model"].strip(),
-        circuit=state["circuit"],
-        prompts=str(state.get("own_prompts") or "") if state["prompts"] == words.OWN_FILE else state["prompts"],
+        circuit=circuits()[state["circuit"]].address,
+        prompts=state["prompts"],
         coupling=state["coupling"],
         limit=int(state.get("limit") or 0) or None,
         seed=int(state.get("seed") or ProbeRequest.seed),
@@ -368,15 +355,36 @@ def request_from_pickers() -> ProbeRequest:
     )
 
 
-def circuit_title(circuit_id: str) -> str:
-    """The circuit's title, or its id when its file is gone."""
-    known = circuits().get(circuit_id)
-    return known.title if known else circuit_id
+def circuit_of(named: str) -> Circuit | None:
+    """The circuit that a request names, in the very version it names; None when its file is gone."""
+    known = circuits().get(named.partition("@")[0])
+    if known is not None and named in (known.circuit_id, known.address):
+        return known
+    try:
+        return load_circuit(named)
+    except BadRequest:
+        return None
+
+
+def circuit_title(named: str) -> str:
+    """The title of the circuit that a request names, or its id when its file is gone."""
+    known = circuit_of(named)
+    if known is None:
+        return named.partition("@")[0]
+    listed = circuits().get(known.circuit_id)
+    if listed is None:
+        return f"{known.title} (not listed)"
+    return known.title if listed.sha256 == known.sha256 else f"{known.title} (earlier version)"
+
+
+def shipped_circuits() -> list[str]:
+    """Ids of the circuits that come with the product, whose prompt sets are the same everywhere."""
+    return [circuit_id for circuit_id, circuit in circuits().items() if not circuit.own]
 
 
 def run_title(row: Mapping[Any, Any]) -> str:
     """One line that tells a run from its neighbours."""
-    text = f"{circuit_title(row['circuit'])} · {row['model']} · {Path(str(row['prompts'])).name}"
+    text = f"{circuit_title(row['circuit'])} · {row['model']} · {own_sets.title_of(str(row['prompts']))}"
     if row["coupling"] != "plain":
         text += " · norm-aware"
     if row["thinking"] != "auto":
@@ -384,7 +392,8 @@ def run_title(row: Mapping[Any, Any]) -> str:
     if row["strings_from"] != "circuit":
         text += f" · {words.STRINGS_FROM[row['strings_from']].lower()}"
     when = pd.Timestamp(row["created_at"])
-    return f"{text} · {plural(row['n_pairs'], 'pair')} · {when:%d %b %H:%M} UTC"
+    made = f"{'recorded ' if row['recorded'] else ''}{when:%d %b %H:%M} UTC"
+    return f"{text} · {plural(row['n_pairs'], 'pair')} · {made}"
 
 
 def chosen_run() -> Run | None:
@@ -407,12 +416,13 @@ def chosen_run() -> Run | None:
 
 
 def figure(figure: charts.Figure, key: str, **options: Any) -> Any:
-    """A chart with its title above, its caption below, and a menu to save it."""
+    """A chart with what to see above, how to read it and what it does not show below, and a menu to save it."""
     st.markdown(f"**{escaped(figure.title)}**")
     chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
     event = st.altair_chart(chart, key=key, **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small"):
-        st.caption(escaped(figure.caption), width="stretch")
+        omits = f"  \n:material/visibility_off: {escaped(figure.omits)}" if figure.omits else ""
+        st.caption(f"{escaped(figure.reading)}{omits}", width="stretch")
         exports.save_figure(figure, key)
     return event
 
@@ -426,7 +436,7 @@ def measured_on(run: Run, sweep: Sweep | None = None) -> None:
         swept,
         run.request.model,
         circuit_title(run.request.circuit),
-        f"prompt set {readable_name(Path(run.request.prompts).name)}, {plural(n, 'pair')}",
+        f"prompt set {readable_name(own_sets.title_of(run.request.prompts))}, {plural(n, 'pair')}",
     )
 
 
@@ -487,7 +497,7 @@ def _job_panel(was_busy: bool) -> None:
             page, query = result_page(last)
             st.page_link(page, label="Open result", icon=":material/open_in_new:", query_params=query)
         elif last.state == "failed":
-            st.error(f"Failed. {escaped(in_users_words(last.error or ''))}", icon=":material/error:")
+            st.error(f"Failed. {escaped(last.error or '')}", icon=":material/error:")
         else:
             st.caption(":material/stop_circle: Stopped; what was finished is kept.")
 
@@ -512,7 +522,7 @@ def result_page(job: JobStatus) -> tuple[str, dict[str, str]]:
     if isinstance(job.request, CompareRequest):
         query = {"models": ",".join(job.request.models)}
         return COMPARE, query | (
-            {} if len(job.request.circuits) == len(circuits()) else {"circuits": ",".join(job.request.circuits)}
+            {} if len(job.request.circuits) == len(shipped_circuits()) else {"circuits": ",".join(job.request.circuits)}
         )
     query = {"run": str(job.run_id)}
     if not isinstance(job.request, SweepRequest):
@@ -562,10 +572,13 @@ def _watched(job_id: str) -> None:
         st.caption("A real computation on this computer; it goes on while you look at other pages.")
 
 
-def submit(request: Request) -> None:
-    """Ask for a run or a sweep and remember the job; a request that cannot be met is said at once."""
+def submit(request: Request, *, here: bool = False) -> None:
+    """Ask for a run or a sweep and remember the job; a request that cannot be met is said at once.
+
+    With `here` a recorded result is no answer: it is computed on this computer.
+    """
     try:
-        st.session_state["asked"] = backend.jobs().submit(request)
+        st.session_state["asked"] = backend.jobs().submit(request, here=here)
         st.session_state.pop("refused", None)
     except (BadRequest, ModelUnavailable) as error:
         st.session_state["refused"] = str(error)
@@ -595,7 +608,7 @@ def run_facts(run: Run) -> str:
     passes = plural(int(s.get("n_forward_passes") or 0), "forward pass", suffix="es")
     proved = verified(s.get("structure_check"))
     return (
-        f"Prompt set {escaped(Path(run.request.prompts).name)} · "
+        f"Prompt set {escaped(readable_name(own_sets.title_of(run.request.prompts)))} · "
         f"{plural(int(s.get('n_pairs') or 0), 'pair')} · {words.COUPLINGS.get(run.request.coupling, '')} coupling · "
         f"seed {run.request.seed} · {passes} in {charts.number(s.get('seconds'), 1)} s · "
         f"{proved + ' · ' if proved else ''}run `{run.run_id}`"

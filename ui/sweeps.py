@@ -76,7 +76,8 @@ def sweep_title(row: dict[Any, Any]) -> str:
     parts.append(words.CONDITIONS[row["condition"]].lower())
     if row["position"] == "all":
         parts.append("everywhere")
-    return f"{' · '.join(parts)} · {pd.Timestamp(row['created_at']):%d %b %H:%M} UTC"
+    made = f"{'recorded ' if row['recorded'] else ''}{pd.Timestamp(row['created_at']):%d %b %H:%M} UTC"
+    return f"{' · '.join(parts)} · {made}"
 
 
 def facts(sweep: Sweep) -> str:
@@ -235,7 +236,7 @@ def _against_the_verdict(run: Run, known: pd.DataFrame) -> str:
 
 def tested(run: Run) -> None:
     """Below a verdict: what interventions on this run found so far, or where to start one."""
-    store, circuit = shell.store(), shell.circuits().get(run.request.circuit)
+    store, circuit = shell.store(), shell.circuit_of(run.request.circuit)
     known = store.sweeps(run.run_id)
     sentences = []
     for kind in ("dose", "window"):

@@ -203,6 +203,7 @@ REGIMES: Mapping[str, str] = {
 }
 
 COUPLINGS: Mapping[str, str] = {"plain": "Plain (the paper's)", "norm_aware": "Norm-aware"}
+TOP_K = (10, 20, 50, 100, 200, 500)  # how many neurons a map marks
 PROMPT_SETS: Mapping[str, str] = {"mini": "Mini (small models)", "general": "General (real models)"}
 UNCHECKED = (
     "A model of the hub. **Check** it first: it says whether the model can be used on this computer, how large the "
@@ -220,7 +221,89 @@ STRINGS_FROM: Mapping[str, str] = {
     "given": "Given tokens",
     "harvested": "Harvested tokens",
 }
-OWN_FILE = "file"  # in the picker, beside the two sets: pairs of one's own
+PROMPT_SOURCES: Mapping[str, str] = {
+    "upload": "A file",
+    "paste": "Pasted text",
+    "hub": "A dataset of the hub",
+    "known": "A published set",
+}
+ORIGINS: Mapping[str, str] = {
+    "upload": "Uploaded file",
+    "file": "File",
+    "paste": "Pasted",
+    "hub": "Dataset of the hub",
+    "known": "Published set",
+    "recipe": "Mix",
+}
+ABOUT_PROMPTS = (
+    "A behaviour is measured on prompt pairs. Bring your own: a file, a list you paste, a dataset of the hub, or a "
+    "published set. Once kept, a set stands beside the built-in ones on the Start page."
+)
+ABOUT_CIRCUITS = (
+    "A behaviour is something a model does or does not do: refuse, agree, answer in code. It is described by pairs of "
+    "prompts between which it changes, by the first words that give it away, and by classes for written answers. Eight "
+    "come with pprobe; you can make your own, and no line of code is needed."
+)
+PERTURBATIONS: Mapping[str, str] = {
+    "given": "I write both prompts",
+    "bpe_swap": "Two letters of one word are swapped",
+}
+SIDES: Mapping[str, str] = {"target": "The behaviour (target)", "control": "Its opposite (control)", "other": "Neither"}
+RESPONSE_RULES: Mapping[str, str] = {
+    "by_example": "By example answers",
+    "refusal": "Rule: refuses, warns, goes along, leads elsewhere",
+    "agreement": "Rule: agrees, corrects, hedges",
+    "script": "Rule: Chinese, English, other language",
+    "fact": "Rule: the right answer stands in it or not",
+    "code": "Rule: code or running text",
+    "math": "Rule: right number, wrong number, no number",
+    "thinking": "Rule: thinks first or answers at once",
+    "tool": "Rule: calls a tool or answers",
+}
+EDITOR_TEXTS: Mapping[str, str] = {  # fields that may not stay empty, as the editor names them
+    "title": "a name",
+    "description": "what the behaviour is",
+    "question": "the question a run answers",
+    "target_meaning": "what target words stand for",
+    "control_meaning": "what control words stand for",
+    "perturbation_text": "what changes between the two prompts",
+}
+STEP_FIRST_WORDS = (
+    "The first word of an answer decides: “Sorry” or “Sure”, “Yes” or “No”. Few words that the model really says are "
+    "better than many; each must be one token of the model, and the table below shows how the chosen model reads them."
+)
+STEP_PAIRS = (
+    "Two prompts that differ as little as possible, yet enough to change what the model does. The original one should "
+    "show the behaviour. Ten pairs are few, forty or more are better."
+)
+STEP_ANSWERS = (
+    "The model also writes the beginning of an answer. Sorting those answers shows whether the first word told the "
+    "truth."
+)
+BY_EXAMPLE = (
+    "Write a few answers, or just how they open, for each class. An answer that begins with an example belongs to its "
+    "class; another one belongs to the class of the nearest examples, or to none where it is like none of them or like "
+    "two classes. Empty and broken answers are told apart by themselves."
+)
+STEP_CHECK = (
+    "A real run with exactly these pairs, words and classes. It shows whether the pairs change the decision, whether "
+    "the model says these words, and whether its answers agree."
+)
+PER_PAIR = "Each pair then brings its own right answer to either prompt, such as Paris and London: see the table below."
+PAIRS_TABLE = "Click a cell to type, or copy cells in a spreadsheet and paste them here. Empty rows do not count."
+NOT_CHECKED = (
+    "Not checked on this computer yet. **Change** opens it, and **Check** runs it; or run it on the Start page, which "
+    "shows the same numbers."
+)
+NOT_GOOD_ENOUGH = (
+    "It cannot be saved like this: what it measures would not be the behaviour. The lines marked in red above say what "
+    "to change. You can keep it as a draft meanwhile."
+)
+A_DRAFT = "A draft: it did not pass its check yet, or was kept before. It cannot be chosen on the other pages."
+DELETE_CIRCUIT = (
+    "It goes from every list. Runs made with it stay and can still be read; so do its prompt sets, on the page Prompt "
+    "sets."
+)
 CIRCUIT_ORDER = (  # as the paper tells them; circuits of one's own follow
     "safety_refusal",
     "sycophancy",
@@ -239,9 +322,65 @@ HELP: Mapping[str, str] = {
     "check_model": "Asks the hub what the model is and fetches its config.json, nothing else. Says whether it can be "
     "used here, how much is to be downloaded, and how long that will take.",
     "circuit": "The behaviour to look at. Each comes with its own prompt pairs and its own first tokens to watch.",
-    "prompts": "Which prompt pairs to run. The small shipped models know only the world of the mini set.",
-    "own_file": "A CSV or JSONL file with the columns original and perturbed, optionally id and split. It stays on "
-    "this computer, in the cache folder.",
+    "prompts": "Which prompt pairs to run. The small shipped models know only the world of the mini set. Sets of your "
+    "own are added on the page Prompt sets.",
+    "prompt_upload": "A table with a column of prompts, or a text with one prompt a line. It stays on this computer.",
+    "prompt_paste": "One prompt a line, cells copied from a spreadsheet with their header, or JSON.",
+    "prompt_source": "Where the prompts come from.",
+    "new_circuit": "The behaviour these prompts are for. It decides what a pair needs.",
+    "hub_dataset": "The id of a dataset as at the top of its page: owner/name. Its page's address works as well.",
+    "hub_revision": "A branch, tag or commit. Empty: the newest; its commit is kept with the set.",
+    "ask_hub": "Asks the hub which files the dataset has and what its licence is. Nothing is fetched yet.",
+    "hub_file": "The file to fetch. Larger datasets come in several files; one is enough.",
+    "fetch": "Fetches this file and nothing else. Rows are looked at before anything is kept.",
+    "known_set": "Sets from papers, each at one fixed version. Those that fit the behaviour come first.",
+    "column_original": "The column with the prompts. You may also write a text with a column's name in braces: "
+    "{question} Answer briefly.",
+    "column_perturbed": "The column with the second prompt of each pair, or a text with column names in braces.",
+    "column_keyword": "The word whose letters are swapped. Guessed: a word that built-in pairs swap, else the prompt's "
+    "rarest one.",
+    "column_target": "The right answer to the prompt; several are separated by |.",
+    "column_control": "The right answer to the second prompt; several are separated by |.",
+    "column_gold": "The right result, so that answers can be checked.",
+    "set_title": "A few words by which you know the set again.",
+    "set_licence": "What its source says about use and sharing. It is kept with the set.",
+    "keep_set": "Keeps these pairs on this computer, for the Start page.",
+    "use_set": "Opens the Start page with this behaviour and this set chosen.",
+    "add_prompts": "Upload, paste or fetch prompts of your own for this behaviour.",
+    "edit_title": "A few words that stand in every list. The behaviour's id is made from it.",
+    "edit_description": "Two or three sentences for people who have never heard of it.",
+    "edit_question": "One sentence with a question mark: what one wants to know from a run.",
+    "edit_model": "The model that the first words are read by and the check is run on. The small ones take seconds.",
+    "edit_per_pair": "As in questions of fact: the right answer to one prompt is the wrong one to the other.",
+    "edit_meaning": "In plain words, for the charts: “starts of a refusal”.",
+    "edit_strings": "First words of such answers, written as the model writes them: capital letters count.",
+    "edit_tokenizer": "Fetches the small files of this model from the hub, so that its tokens can be shown.",
+    "edit_perturbation": "You write both prompts yourself, or two letters inside one word are swapped, so that the "
+    "model sees other pieces of it.",
+    "edit_perturbation_text": "One sentence that stands under the behaviour's name on the Start page.",
+    "edit_pairs_from": "Pairs typed here become a prompt set of this behaviour; sets it already has can be taken too.",
+    "edit_original": "What the user says to the model, with the behaviour.",
+    "edit_perturbed": "The same with as little changed as possible, so that the behaviour stops.",
+    "edit_rule": "By examples of your own, or by one of the rules that come with pprobe.",
+    "edit_add_class": "A further kind of answer, such as “hedges”.",
+    "edit_class": "What such an answer does, in a word or two.",
+    "edit_side": "Which group of first words such an answer should begin with.",
+    "edit_examples": "Whole answers or just their first words, one a line. Five to ten that differ work well.",
+    "edit_try": "Shows at once which class the examples give this answer, and why.",
+    "edit_same_content": "Then a switched answer should say the same thing in another form, as in two languages.",
+    "edit_expected": "Only a note for readers: it stands beside what is measured and changes no number.",
+    "edit_expected_note": "One sentence that is shown beside the verdict for comparison.",
+    "edit_confusion": "Every example is taken out and sorted by the others. Rows: what you said; columns: the outcome.",
+    "check_circuit": "Runs both prompts of every pair and reads how the answers begin; seconds for small models.",
+    "save_circuit": "Puts it among the behaviours of all pages. Possible once the check holds.",
+    "draft_circuit": "Keeps it on this page only; it cannot be chosen elsewhere.",
+    "close_editor": "Back to the list. What was not saved or kept as a draft is gone.",
+    "circuit_looked_at": "The eight that come with pprobe, your own, and drafts.",
+    "new_behaviour": "Start with empty fields.",
+    "copy_circuit": "Start with everything this one has; the copy is yours.",
+    "change_circuit": "Open it in the editor. Runs made before keep the version they were made with.",
+    "export_circuit": "A small text file (YAML) that can be imported on another computer. It holds no prompts.",
+    "import_circuit": "A file made by Export, on this computer or another one.",
     "coupling": GLOSSARY["Coupling"],
     "thinking": "Some models can think before they answer, and their chat template has a switch for it. By default "
     "room is left for it only where the behaviour looks for `<think>`. With thinking on, nearly every answer starts "
@@ -287,6 +426,10 @@ HELP: Mapping[str, str] = {
     "scale": "Relative counts in lengths of the residual stream at that place, so that a step means the same at every "
     "layer; absolute is what the paper uses.",
     "chosen": "Neurons as L3.N12, separated by commas; the Probe page fills this in from ticked rows.",
+    "recorded": "A real result that came with pprobe, computed by the same program on another computer. It is there so "
+    "that every page has something to show at once.",
+    "compute_here": "Runs the same request on this computer. The recorded result gives way to it, and how well both agree "
+    "is shown.",
     "sweep_button": "Edits the model at every point and at every random control; nothing is changed for good.",
     "label": "What you say this answer is. It is kept beside what the rules said.",
     "split": "Discovery prompts chose the neurons; held-out ones took no part.",

@@ -96,7 +96,7 @@ def _enough_pairs(summary: Mapping[str, Any]) -> Finding | None:
 
 def _flips(summary: Mapping[str, Any]) -> Finding:
     n, k = int(summary["n_pairs"]), int(summary["n_flipped"])
-    text = f"The decision changes sides on {_share(k, n)} pairs."
+    text = f"The decision changes sides on {_share(k, n, 'pair')}."
     if k / n >= MIN_FLIP_RATE:
         return Finding("Pairs that flip", "good", text)
     return Finding(
@@ -117,7 +117,7 @@ def _covered(
 ) -> Finding:
     """Whether the likeliest first token is in a token set often enough; else which tokens it is instead."""
     n, k = int(summary["n_pairs"]), int(summary["coverage"][f"n_{condition}"])
-    text = f"The likeliest first token is one of yours on {_share(k, n)} {condition} prompts."
+    text = f"The likeliest first token is one of yours on {_share(k, n, f'{condition} prompt')}."
     name = f"First tokens, {condition} prompts"
     missed = missed_tokens(pairs, first_tokens, condition)
     if k / n >= MIN_COVERAGE:
@@ -197,7 +197,7 @@ def _answers(circuit: Circuit, summary: Mapping[str, Any], pairs: pd.DataFrame) 
     n, k = int(generation.get("n_answers") or 0), int(generation.get("n_agree") or 0)
     if not n:
         return Finding("Written answers", "bad", "No answers were written.", "Run the check with answers.")
-    text = f"The written answer lies on the side that the first token leans to in {_share(k, n)} answers."
+    text = f"The written answer lies on the side that the first token leans to in {_share(k, n, 'answer')}."
     unsorted = unsorted_answers(circuit, pairs)
     shown = "; ".join(f"“{answer}”" for answer, _ in unsorted[:MAX_NAMED])
     if answers_agree(k, n):
@@ -280,8 +280,8 @@ def _visible(token: str) -> str:
     return token.replace("\n", "\\n") if token.strip() else repr(token)[1:-1] or "nothing"
 
 
-def _share(k: int, n: int) -> str:
-    """For example: 43 of 48 (90 %, 95 % interval 78 to 95 %)."""
+def _share(k: int, n: int, noun: str) -> str:
+    """For example: 43 of 48 pairs (90 %, 95 % interval 78 to 95 %)."""
     interval = wilson(k, n)
     span = "" if interval is None else f", 95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %"
-    return f"{k} of {n} ({100 * k / n:.0f} %{span})"
+    return f"{k} of {plural(n, noun)} ({100 * k / n:.0f} %{span})"
