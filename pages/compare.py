@@ -3,7 +3,9 @@
 import streamlit as st
 
 from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper
-from ui import comparing, shell, words
+from pprobe_core.store import job_id_of
+from pprobe_core.wording import plural
+from ui import comparing, exports, recorded, shell, words
 
 QUANTITIES = ("lens_after_ffn", "ffn", "attention", "skip", "ffn_skip")
 
@@ -23,6 +25,7 @@ if not found.runs:
         icon=":material/hourglass_empty:",
     )
     st.stop()
+recorded.comparison_line(found)
 if comparing.other_prompt_sets(found):
     st.caption(
         ":material/warning: These models were probed on different prompt sets, so their numbers do not rest on the "
@@ -30,6 +33,11 @@ if comparing.other_prompt_sets(found):
     )
 
 frames = comparing.Frames(found)
+exports.measured_on(
+    f"compare-{job_id_of(request)[:12]}",
+    f"Comparison of {', '.join(found.label(model) for model in request.models)}",
+    plural(len(found.runs), "run"),
+)
 models = frames.models
 circuits = [c for c in request.circuits if any(c == of for _, of in found.runs)]
 
@@ -45,8 +53,7 @@ view = st.segmented_control(
 )
 PER_CIRCUIT = ("layers", "neurons", "dose", "window", "alignment", "words")
 if view in PER_CIRCUIT:
-    if st.session_state.get("shown_circuit") not in circuits:
-        st.session_state["shown_circuit"] = circuits[0]
+    shell.start_at("shown_circuit", circuits, circuits[0])
     circuit = st.selectbox(
         "Behaviour",
         circuits,
@@ -73,7 +80,6 @@ elif view == "layers":
         "Quantity",
         QUANTITIES,
         key="compare_quantity",
-        default="lens_after_ffn",
         format_func=lambda q: words.QUANTITIES[q],
         required=True,
         help=words.HELP["quantity"],
@@ -100,7 +106,6 @@ elif view == "dose":
             "Measured by",
             ["relative", "changed"],
             key="dose_value",
-            default="relative",
             format_func=lambda v: words.EFFECTS[v],
             required=True,
             help=words.HELP["dose_value"],
@@ -109,7 +114,6 @@ elif view == "dose":
             "Dose as",
             ["n_neurons", "fraction"],
             key="dose_axis",
-            default="n_neurons",
             format_func=lambda a: words.DOSE_AXES[a],
             required=True,
             help=words.HELP["dose_axis"],
@@ -126,11 +130,11 @@ elif view == "window":
     else:
         towards = rows["toward_other"].fillna(1).astype(float)
         strengths = sorted((rows["strength"] * towards).dropna().unique())
+        shell.start_at("compare_strength", strengths, min(strengths, key=lambda s: abs(s - 1)))
         strength = st.select_slider(
             "Strength, towards the other prompts",
             strengths,
-            value=min(strengths, key=lambda s: abs(s - 1)),
-            key=f"strength_{circuit}_{len(strengths)}",
+            key="compare_strength",
             format_func=lambda s: charts.number(s),
             help=words.HELP["compare_strength"],
         )
@@ -160,8 +164,7 @@ elif view == "alignment":
                 )
 elif view == "overlap":
     labels = [found.label(m) for m in dict.fromkeys(model for model, _ in found.runs)]
-    if st.session_state.get("overlap_model") not in labels:
-        st.session_state["overlap_model"] = labels[0]
+    shell.start_at("overlap_model", labels, labels[0])
     label = st.selectbox("Model", labels, key="overlap_model", help=words.HELP["overlap_model"], width=420)
     overlap = frames.read("overlaps", comparing.model_of(found, label))
     if overlap.empty:

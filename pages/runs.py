@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pprobe_core import charts
-from ui import shell, tables, words
+from ui import exports, recorded, shell, tables, words
 
 
 @st.dialog("Delete for good?")
@@ -27,6 +27,7 @@ st.title("Runs")
 everything = shell.store().runs()
 if everything.empty:
     shell.no_run_yet()
+    recorded.set_controls()
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -54,6 +55,7 @@ st.caption(
     f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them."
 )
 chosen = tables.history(shown)
+recorded.set_controls()
 
 with st.container(horizontal=True):
     if st.button(
@@ -88,8 +90,7 @@ if len(chosen) == 2 and st.session_state.get("_compared") != chosen:
     st.session_state["_compared"] = chosen
     st.session_state["run_a"], st.session_state["run_b"] = chosen
 for key, default in (("run_a", ids[0]), ("run_b", ids[1])):
-    if st.session_state.get(key) not in ids:
-        st.session_state[key] = default
+    shell.start_at(key, ids, default)
 left, right = st.columns(2, gap="large")
 for column, key, name in ((left, "run_a", "Run A"), (right, "run_b", "Run B")):
     column.selectbox(
@@ -101,6 +102,7 @@ if a == b:
     st.stop()
 
 run_a, run_b = shell.store().run(a), shell.store().run(b)
+exports.measured_on(f"{a}-{b}", f"A: {titles[a]} (run {a})", f"B: {titles[b]} (run {b})")
 names = [f"{shell.circuit_title(r.request.circuit)}, {r.request.model}" for r in (run_a, run_b)]
 left, right = st.columns([2, 3], gap="large")
 with left:
@@ -111,7 +113,6 @@ with right:
         "Overlay",
         ["ffn", "attention", "skip", "ffn_skip", "lens_after_ffn"],
         key="overlay",
-        default="ffn",
         format_func=lambda q: words.QUANTITIES[q],
         required=True,
         help="Which layer-wise number of the two runs to lay over each other.",

@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, harvest, models, shell, sweeps, words
+from ui import backend, cards, harvest, models, prompts, recorded, shell, sweeps, words
 
 
 def forget_run() -> None:
@@ -15,7 +15,8 @@ def forget_run() -> None:
 def new_model() -> None:
     """Another model was chosen."""
     forget_run()
-    shell.pick_prompts_for_model()
+    if st.session_state["prompts"] in words.PROMPT_SETS:  # a set of one's own is for any model
+        shell.pick_prompts_for_model()
 
 
 st.title("What happens inside a chat model when it decides?")
@@ -46,28 +47,32 @@ with st.container(border=True, key="pickers"):
         on_change=forget_run,
         persist_state="session",
     )
+    circuit = shell.circuits()[st.session_state["circuit"]]
+    sets = prompts.choices(circuit)
+    if sets and st.session_state["prompts"] not in sets:  # of another behaviour, or deleted
+        shell.pick_prompts_for_model()
+        if st.session_state["prompts"] not in sets:
+            st.session_state["prompts"] = next(iter(sets))
+    ready = bool(sets)
     prompts_column.selectbox(
         "Prompt set",
-        [*words.PROMPT_SETS, words.OWN_FILE],
+        list(sets),
         key="prompts",
-        format_func=lambda p: words.PROMPT_SETS.get(p, "My own file"),
+        format_func=lambda p: sets.get(p, p),
         help=words.HELP["prompts"],
+        placeholder="None yet",
         on_change=forget_run,
         persist_state="session",
     )
-    circuit = shell.circuits()[st.session_state["circuit"]]
     st.caption(
         f"{shell.escaped(circuit.description)} **{shell.escaped(circuit.question)}** "
         f"{shell.escaped(circuit.perturbation_text)}"
     )
-    if st.session_state["prompts"] == words.OWN_FILE:
-        uploaded = st.file_uploader("Prompt pairs", ["csv", "jsonl"], key="upload", help=words.HELP["own_file"])
-        if uploaded is not None:
-            st.session_state["own_prompts"] = str(backend.keep_upload(uploaded.name, uploaded.getvalue()))
-            st.session_state["own_name"] = uploaded.name
-        ready = shell.check_own_file(circuit)
-    else:
-        ready = True
+    if not ready:
+        st.info("This behaviour has no prompts yet. Add some, then press Run.", icon=":material/playlist_add:")
+    st.page_link(
+        shell.PROMPTS, label="Add prompts of your own", icon=":material/playlist_add:", help=words.HELP["add_prompts"]
+    )
     with st.expander("Advanced", icon=":material/tune:"):
         coupling_column, limit_column, seed_column = st.columns(3)
         coupling_column.selectbox(
@@ -128,7 +133,7 @@ with st.container(border=True, key="pickers"):
         st.rerun()
 
 if refused := st.session_state.pop("refused", None):
-    st.error(shell.escaped(shell.in_users_words(refused)), icon=":material/error:")
+    st.error(shell.escaped(refused), icon=":material/error:")
 
 run_id = shell.store().run_of(request) if ready else None
 if run_id is None:
@@ -136,7 +141,7 @@ if run_id is None:
 if under_way:
     shell.watch_job(job.job_id)
 elif job is not None and job.state == "failed":
-    st.error(f"The last try failed: {shell.escaped(shell.in_users_words(str(job.error)))}", icon=":material/error:")
+    st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
 elif job is not None and job.state == "cancelled" and run_id is None:
     st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
 
@@ -152,6 +157,8 @@ if run_id is None:
     st.stop()
 
 run = shell.store().run(run_id)
+shell.measured_on(run)
+recorded.run_notice(run, watched=True)
 with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
     st.header(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False)
     st.page_link(

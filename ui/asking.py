@@ -115,8 +115,7 @@ def ranking_picker() -> None:
 
 def keep_known(key: str, options: Sequence[Any]) -> None:
     """Let a picker whose kept choice is not there in this sweep start at its first option."""
-    if st.session_state.get(key) not in options:
-        st.session_state[key] = options[0]
+    shell.start_at(key, options, options[0])
 
 
 def text_option(label: str, key: str, help_key: str, placeholder: str = "default") -> None:

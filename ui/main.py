@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import login, presenter, shell, tour
+from ui import exports, login, presenter, shell, tour
 
 st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="auto")
 
@@ -21,6 +21,10 @@ page = st.navigation(
             st.Page("../pages/controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
             st.Page("../pages/compare.py", title="Compare", icon=":material/compare:", url_path="compare"),
         ],
+        "Your own": [
+            st.Page("../pages/circuits.py", title="Behaviours", icon=":material/category:", url_path="circuits"),
+            st.Page("../pages/prompts.py", title="Prompt sets", icon=":material/playlist_add:", url_path="prompts"),
+        ],
         "Library": [
             st.Page("../pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
             st.Page("../pages/glossary.py", title="Glossary", icon=":material/menu_book:", url_path="glossary"),
@@ -29,7 +33,8 @@ page = st.navigation(
 )
 with shell.calm_errors():
     login.require_login()
-    shell.sync_selection()
+    shell.sync_selection(page.url_path)
+    exports.forget()
     presenter.style()
     shell.sidebar()
     tour.begin(page)

@@ -1,0 +1,97 @@
+"""Taking things away: a small Save menu beside every chart and table, made from the very rows that are on screen.
+
+Nothing is drawn or written before somebody asks for it. Every file says what it was measured on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import __version__, report
+from pprobe_core.charts import Figure
+
+PNG, SVG, CSV, PARQUET = "image/png", "image/svg+xml", "text/csv", "application/vnd.apache.parquet"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the shown numbers were measured on: the beginning of file names, and a line inside the files."""
+
+    name: str = "pprobe"
+    text: str = f"pprobe {__version__}"
+
+
+def measured_on(name: str, *parts: str) -> None:
+    """Say what the charts and tables that follow on this page are about; `parts` make the line in their files."""
+    st.session_state["_source"] = Source(name, " · ".join([*(part for part in parts if part), f"pprobe {__version__}"]))
+
+
+def forget() -> None:
+    """At the start of a page: nothing is said yet, so that no file names a run it does not show."""
+    st.session_state.pop("_source", None)
+
+
+def _source() -> Source:
+    return st.session_state.get("_source", Source())
+
+
+def save_figure(figure: Figure, key: str) -> None:
+    """The Save menu of a chart: the picture with its words, and the rows it draws."""
+    source = _source()
+
+    def rows() -> pd.DataFrame:
+        from pprobe_core import pictures
+
+        return pictures.rows(figure)
+
+    def png() -> bytes:
+        from pprobe_core import pictures
+
+        return pictures.png(figure, source.text)
+
+    def svg() -> bytes:
+        from pprobe_core import pictures
+
+        return pictures.svg(figure, source.text).encode()
+
+    about = {"title": figure.title, "caption": figure.caption, "source": source.text}
+    with _menu(key, "Save this chart as a picture, or its numbers as a table."):
+        _offer("Picture (PNG)", png, "png", PNG, key)
+        _offer("Drawing (SVG)", svg, "svg", SVG, key)
+        _offer("Numbers (CSV)", lambda: report.csv_bytes(rows()), "csv", CSV, key)
+        _offer("Numbers (Parquet)", lambda: report.parquet_bytes(rows(), about), "parquet", PARQUET, key)
+
+
+def save_table(frame: pd.DataFrame, key: str, columns: Mapping[str, Any] | None = None) -> None:
+    """The Save menu of a table, with the headings the page shows (`columns`: its column_config)."""
+    source = _source()
+    headings = {name: str(config["label"]) for name, config in (columns or {}).items() if config.get("label")}
+
+    def rows() -> pd.DataFrame:
+        return frame.rename(columns=headings)
+
+    with _menu(key, "Save this table. Texts that a spreadsheet would run as a formula are made harmless."):
+        _offer("Table (CSV)", lambda: report.csv_bytes(rows()), "csv", CSV, key)
+        _offer(
+            "Table (Parquet)", lambda: report.parquet_bytes(rows(), {"source": source.text}), "parquet", PARQUET, key
+        )
+
+
+def _menu(key: str, help_text: str) -> Any:
+    return st.popover("Save", icon=":material/download:", type="tertiary", help=help_text, key=f"save_{key}")
+
+
+def _offer(label: str, data: Callable[[], bytes], suffix: str, mime: str, key: str) -> None:
+    st.download_button(
+        label,
+        data,
+        file_name=report.file_name(_source().name, key, suffix=suffix),
+        mime=mime,
+        key=f"save_{key}_{suffix}",
+        on_click="ignore",
+        type="tertiary",
+        help=f"Download as {suffix.upper()}. It is made when you press this.",
+    )
