@@ -172,10 +172,11 @@ def history(runs: pd.DataFrame) -> list[str]:
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
         thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),
         strings_from=runs["strings_from"].map(words.STRINGS_FROM).fillna(runs["strings_from"]),
+        source=["Recorded" if recorded else "Computed here" for recorded in runs["recorded"]],
     )
     columns = [
         "created_at", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
-        "n_pairs", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
+        "n_pairs", "source", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
     ]  # fmt: skip
     event = st.dataframe(
         rows[columns],
@@ -197,6 +198,7 @@ def history(runs: pd.DataFrame) -> list[str]:
             "ffn_skip_mean": NUMBER("FFN/Skip", format="%.2f", help=words.HELP["ffn_skip"]),
             "flip_rate": NUMBER("Flips", format="%.0f %%", help=words.HELP["flip_rate"]),
             "n_pairs": NUMBER("Pairs", help="Prompt pairs measured."),
+            "source": TEXT("Source", help=words.HELP["recorded"]),
             "coupling": TEXT("Coupling", help=words.HELP["coupling"]),
             "strings_from": TEXT("Tokens", help=words.HELP["strings_from"]),
             "thinking": TEXT("Thinking", help=words.HELP["thinking"]),
