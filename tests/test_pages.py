@@ -486,59 +486,6 @@ def test_pages_hold_widgets_only() -> None:
         assert not re.search(r"\bselect\b.+\bfrom\b", text, re.IGNORECASE), file.name
 
 
-def test_own_pairs_can_be_uploaded_and_run(open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
-    app = open_page("start", circuit="language")
-    app.selectbox(key="prompts").set_value(words.OWN_FILE).run()
-    assert calm(app).button(key="run_button").disabled
-    rows = "original,perturbed\n" + "".join(f"Name {n} colours.,说出{n}种颜色。\n" for n in range(2, 6))
-    app.get("file_uploader")[0].set_value(("my pairs.csv", rows.encode(), "text/csv")).run()
-    assert "4 pairs in my pairs.csv" in words_on(calm(app))
-    app.button(key="run_button").click().run()
-    wait_for(app, lambda: not backend.jobs().busy)
-    assert "of 4 pairs change sides" in words_on(calm(app))
-
-
-def test_a_wrong_file_is_refused_in_words(open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
-    app = open_page("start", circuit="language")
-    app.selectbox(key="prompts").set_value(words.OWN_FILE).run()
-    app.get("file_uploader")[0].set_value(("wrong.csv", b"question,answer\n1,2\n", "text/csv")).run()
-    assert len(calm(app).error) == 1
-    assert "original" in app.error[0].value
-    assert shell.escaped("wrong.csv") in app.error[0].value
-    assert "wrong-" not in words_on(app)
-    assert app.button(key="run_button").disabled
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("<script>alert(1)</script>.csv", "&lt;script&gt;alert(1)&lt;/script&gt;.csv"),
-        ("../../etc/*pairs*.csv", "../../etc/\\*pairs\\*.csv"),
-        ("😀👩\u200d🔬.csv", "😀👩🔬.csv"),
-        ("\u202egpj.vsc\n.csv", "gpj.vsc .csv"),
-        ("أسئلة.csv", "\u2068أسئلة.csv\u2069"),
-        ("n" * 300 + ".csv", "n" * 44 + "…" + "n" * 11 + ".csv"),
-        ("\u200b", "the file"),
-    ],
-)
-def test_an_uploaded_files_own_name_is_shown_whatever_it_holds(
-    open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, shown: str
-) -> None:
-    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        shell.st, "session_state", {"own_name": name, "own_prompts": str(backend.keep_upload(name, b"x"))}
-    )
-    kept = Path(shell.st.session_state["own_prompts"])
-    assert kept.parent == tmp_path / "cache" / "prompts"
-    with pytest.raises(BadRequest) as refused:
-        shell.load_prompt_set("language", str(kept))
-    said = shell.escaped(shell.in_users_words(str(refused.value)))
-    assert shown in said
-    assert kept.stem not in said.replace("\\", "")
-
-
 # -- the pages of interventions --
 
 DOSE = {"doses": (1, 5), "draws": 2, "responses": True, "max_new_tokens": 12}

@@ -28,7 +28,8 @@ from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, Sweep
 from pprobe_core.wording import duration, plural, verified
-from ui import backend, exports, presenter, words
+from ui import backend, exports, presenter, terms, words
+from ui.terms import escaped
 
 START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, GLOSSARY = (
     f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "prompts", "glossary")
@@ -438,13 +439,6 @@ def measured_on(run: Run, sweep: Sweep | None = None) -> None:
         circuit_title(run.request.circuit),
         f"prompt set {readable_name(own_sets.title_of(run.request.prompts))}, {plural(n, 'pair')}",
     )
-
-
-def escaped(text: str) -> str:
-    """Text as it is, with Markdown's own signs made harmless."""
-    for sign in "\\`*_{}[]<>#$|~:":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else html.escape(sign))
-    return text
 
 
 def interval(values: Any, digits: int = 2) -> str:

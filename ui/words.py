@@ -1,6 +1,8 @@
-"""Plain words for what the pages show: one definition per term, used by help texts, cards and the glossary."""
+"""Plain words for what the pages show: titles, help texts and short sentences; the terms stand in `glossary`."""
 
 from collections.abc import Mapping
+
+from ui.glossary import ENTRIES
 
 ABOUT = (
     "A chat model decides how to answer before it writes its first word. pprobe shows a model two almost "
@@ -8,133 +10,7 @@ ABOUT = (
     "two forward passes per prompt pair: no training, no gradients."
 )
 
-GLOSSARY: Mapping[str, str] = {
-    "Neuron": (
-        "One unit of a feed-forward layer (FFN): a single number that is computed from the residual stream and, "
-        "scaled by it, adds a fixed vector back. `L12.N3405` is neuron 3405 of layer 12; both counts start at "
-        "zero."
-    ),
-    "Residual stream": (
-        "The vector that runs through all layers at one token position. Every attention and FFN layer reads it "
-        "and adds to it; the output head reads it at the end."
-    ),
-    "Circuit": (
-        "Here: one behaviour with a prompt pair that switches it and two groups of first tokens that tell which "
-        "way the model goes, for example starts of a refusal against starts of an answer."
-    ),
-    "Original and perturbed prompt": (
-        "The two prompts of a pair. The perturbed twin differs as little as possible, yet enough to change the "
-        "decision: for instance two letters swapped in one word."
-    ),
-    "Target and control": (
-        "The two groups of first tokens of a circuit. The target group stands for the behaviour (a refusal), the "
-        "control group for its opposite (an affirmation)."
-    ),
-    "Logit difference": (
-        "Mean score (logit) of the target tokens minus mean score of the control tokens, at the position where "
-        "the answer starts. Above zero the model leans to the target, below zero to the control. The paper calls "
-        "it the gap F."
-    ),
-    "Importance I": (
-        "How much a neuron's change between the two prompts moves the logit difference, on the direct path to the "
-        "output: its activation change times its coupling. It predicts what happens if that neuron alone is set "
-        "to its value on the other prompt, not what happens if it is switched off."
-    ),
-    "Coupling": (
-        "How strongly a neuron's output vector points from control to target. *Plain* takes the weights as they "
-        "are, as the paper does. *Norm-aware* also accounts for the normalisation after the layer, so that "
-        "predicted logits come out on the right scale."
-    ),
-    "Normalisation": (
-        "Between an FFN and the output the residual stream is rescaled, and in some models (Gemma 2 and 3, OLMo 2) the "
-        "FFN's own output as well. A neuron can push hard by its weights and yet move little, or the other way round. "
-        "The paper calls a circuit *normalisation-shielded* where the plain coupling is misled by this."
-    ),
-    "Harvested tokens": (
-        "First tokens taken from the model's own answers, where a behaviour's tokens miss what it says. Discovery "
-        "pairs suggest them; the other pairs show how well they fit."
-    ),
-    "FFN/Skip ratio": (
-        "At the last layer: size of what the FFN adds to the logit difference, divided by the size of what was "
-        "there already (the skip path). Undefined when the skip path carries next to nothing."
-    ),
-    "Opposition circuit": (
-        "Alignment training overrides an older tendency; the last FFN pushes hard against it. In the paper "
-        "FFN/Skip is above about 0.3 and switching off a few neurons changes the kind of answer."
-    ),
-    "Routing circuit": (
-        "A behaviour from pre-training that attention carries. In the paper FFN/Skip is below about 0.2, switching off "
-        "neurons does little, and pushing the residual stream in one direction may work."
-    ),
-    "Read-out": (
-        "Neurons respond to the perturbation, but switching them off changes nothing: they report, they do not decide."
-    ),
-    "Stage": (
-        "How far the evidence goes. *Observed*: two passes were measured. *Qualified*: the pairs flip and the "
-        "answers the model really writes agree with the logit difference. *Causal*: an intervention beats random "
-        "controls. *Replicated*: the same on prompts that took no part in choosing the neurons."
-    ),
-    "Flip rate": (
-        "Share of pairs whose logit difference changes sign between the two prompts. A set that does not flip "
-        "says nothing about the behaviour."
-    ),
-    "Coverage": (
-        "Share of prompts whose likeliest first token belongs to the target or control group. Where coverage is "
-        "low the model starts its answer in a way this circuit does not look at."
-    ),
-    "Null": (
-        "What chance alone would give. For neurons the signs of whole pairs are flipped at random many times and "
-        "the largest importance is noted; a neuron below that threshold may be noise. For the prediction the "
-        "pairs are shuffled."
-    ),
-    "Interval": (
-        "The range in which the mean would fall in 95 of 100 repeats with other pairs of the same kind. It says "
-        "nothing about other models or other kinds of prompt."
-    ),
-    "Logit lens": (
-        "Reading the logit difference off after each layer, as if the network ended there. Rough in early layers: "
-        "the output head was only trained for the last one."
-    ),
-    "Sign consistency": "Share of pairs in which the neuron pushes the same way as on average.",
-    "Coherence": (
-        "Size of the mean importance divided by its typical size over pairs: 1 when all pairs agree, near 0 if not."
-    ),
-    "Ablation": "Switching neurons off: their activation is set to zero, and everything after them is computed anew.",
-    "Dose response": (
-        "How the decision changes with the number of neurons switched off. The first neurons of a ranking are compared "
-        "with as many random neurons of the same layers."
-    ),
-    "Injection": (
-        "Adding a direction to the residual stream after a layer. The strength is counted in lengths of the residual "
-        "stream there (relative) or in its own unit (absolute)."
-    ),
-    "Injection window": (
-        "The layers after which an injected direction works. *Destructive*: the answers break. *Causal*: they switch "
-        "and stay whole. *Committed*: it is too late, they stay as they were. Each name needs half of the answers."
-    ),
-    "Random draws": (
-        "The control of every edit: random neurons of the same layers, or random directions at right angles to the "
-        "injected one and as long. At least five draws; the grey band spans them."
-    ),
-    "Collateral": "What the same edit does to the other behaviours and to the loss of neutral text.",
-    "Patching": (
-        "Giving neurons, or whole layers, the values they have on the pair's other prompt. *Restoring* is the same "
-        "from the perturbed prompt's side."
-    ),
-    "McNemar's test": (
-        "Compares the classes of the same prompts before and after an edit: only those that changed count. Exact, and "
-        "corrected over the points by Holm's method."
-    ),
-    "Cohen's kappa": (
-        "Agreement between the rules and a person beyond what chance gives: 1 is full agreement, 0 is chance."
-    ),
-    "Linear separability": (
-        "Share of held-out prompts that lie on their own side of the difference of means of the discovery prompts."
-    ),
-    "Discovery, validation, held out": (
-        "The prompt set is split 60/20/20. Only discovery pairs rank neurons, so that the others can check the ranking."
-    ),
-}
+GLOSSARY: Mapping[str, str] = {term: entry.text for term, entry in ENTRIES.items()}
 
 STRUCTURES: Mapping[str, str] = {
     "opposition": "Opposition circuit",
@@ -248,7 +124,7 @@ PERTURBATIONS: Mapping[str, str] = {
     "given": "I write both prompts",
     "bpe_swap": "Two letters of one word are swapped",
 }
-SIDES: Mapping[str, str] = {"target": "The behaviour (target)", "control": "Its opposite (control)", "other": "Neither"}
+SIDES: Mapping[str, str] = {"target": "The behaviour", "control": "The opposite", "other": "Neither"}
 RESPONSE_RULES: Mapping[str, str] = {
     "by_example": "By example answers",
     "refusal": "Rule: refuses, warns, goes along, leads elsewhere",
@@ -352,7 +228,7 @@ HELP: Mapping[str, str] = {
     "edit_question": "One sentence with a question mark: what one wants to know from a run.",
     "edit_model": "The model that the first words are read by and the check is run on. The small ones take seconds.",
     "edit_per_pair": "As in questions of fact: the right answer to one prompt is the wrong one to the other.",
-    "edit_meaning": "In plain words, for the charts: “starts of a refusal”.",
+    "edit_meaning": "What such first words stand for, for the charts: “starts of a refusal”.",
     "edit_strings": "First words of such answers, written as the model writes them: capital letters count.",
     "edit_tokenizer": "Fetches the small files of this model from the hub, so that its tokens can be shown.",
     "edit_perturbation": "You write both prompts yourself, or two letters inside one word are swapped, so that the "
@@ -364,7 +240,7 @@ HELP: Mapping[str, str] = {
     "edit_rule": "By examples of your own, or by one of the rules that come with pprobe.",
     "edit_add_class": "A further kind of answer, such as “hedges”.",
     "edit_class": "What such an answer does, in a word or two.",
-    "edit_side": "Which group of first words such an answer should begin with.",
+    "edit_side": "Whether such an answer shows the behaviour (target), its opposite (control), or neither.",
     "edit_examples": "Whole answers or just their first words, one a line. Five to ten that differ work well.",
     "edit_try": "Shows at once which class the examples give this answer, and why.",
     "edit_same_content": "Then a switched answer should say the same thing in another form, as in two languages.",
@@ -428,7 +304,7 @@ HELP: Mapping[str, str] = {
     "chosen": "Neurons as L3.N12, separated by commas; the Probe page fills this in from ticked rows.",
     "recorded": "A real result that came with pprobe, computed by the same program on another computer. It is there so "
     "that every page has something to show at once.",
-    "compute_here": "Runs the same request on this computer. The recorded result gives way to it, and how well both agree "
+    "compute_here": "Runs the same request on this computer. The recorded result gives way to it, and how both agree "
     "is shown.",
     "sweep_button": "Edits the model at every point and at every random control; nothing is changed for good.",
     "label": "What you say this answer is. It is kept beside what the rules said.",

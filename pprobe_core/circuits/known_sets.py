@@ -269,34 +269,40 @@ def _card(known: KnownSet) -> dict[str, Any] | None:
 # Sets of one's own from them ---------------------------------------------------------------------------------------
 
 
-def pairs_of(known: KnownSet, fetched: Fetched, circuit: Circuit) -> Pairs:
-    """The set's pairs for a circuit it fits. Raises BadRequest, with why, for one it does not."""
-    fit = known.fits.get(circuit.circuit_id)
-    if fit is None:
-        fitting = ", ".join(known.fits)
+def fit_of(known: KnownSet, circuit_id: str | None) -> tuple[Circuit, Fit]:
+    """The circuit (default: the first one it fits) and how the set makes its pairs. Raises BadRequest with why not."""
+    if circuit_id is None and known.fits:
+        circuit_id = next(iter(known.fits))
+    if circuit_id not in known.fits:
+        fitting = f"It fits {', '.join(known.fits)}." if known.fits else known.no_pairs
         raise BadRequest(
-            f"{known.title} makes no pairs for {circuit.circuit_id}. "
-            + (f"It fits {fitting}." if fitting else known.no_pairs)
+            f"{known.title} makes no pairs {f'for {circuit_id}' if circuit_id else 'by itself'}. {fitting}"
         )
-    pairs = make_pairs(fetched.table, fit.columns, circuit, prefix=known.set_id)
-    return replace(pairs, notes=(*pairs.notes, *filter(None, (fit.note, fetched.check))))
+    return load_circuit(circuit_id), known.fits[circuit_id]
+
+
+def origin_of(known: KnownSet, fetched: Fetched) -> Origin:
+    """Where a fetched set comes from."""
+    source = replace(known.source, revision=fetched.revision).label
+    return Origin("known", source, fetched.sha256, known.licence, fetched.url)
 
 
 def add_known(set_id: str, circuit_id: str | None = None, **bases: Any) -> OwnSet:
-    """Fetch a known set and store it as one of the user's own sets, for a circuit it fits (default: the first)."""
+    """Fetch a known set and store its pairs for a circuit as one of the user's own sets.
+
+    Raises BadRequest: before anything is fetched for a circuit it does not fit, else what `fetch` raises.
+    """
     known = find_known(set_id)
-    if circuit_id is None and not known.fits:
-        raise BadRequest(f"{known.title} makes no pairs by itself. {known.no_pairs}")
-    circuit = load_circuit(circuit_id or next(iter(known.fits)))
-    if circuit.circuit_id not in known.fits:  # said before anything is fetched
-        pairs_of(known, Fetched(Table("", (), (), ""), "", "", "", ""), circuit)
-    fetched = fetch(known, **bases)
-    origin = Origin(
-        "known", replace(known.source, revision=fetched.revision).label, fetched.sha256, known.licence, fetched.url
-    )
-    return add_set(
-        circuit, known.title, pairs_of(known, fetched, circuit), origin, known.fits[circuit.circuit_id].columns
-    )
+    fit_of(known, circuit_id)
+    return keep(known, fetch(known, **bases), circuit_id)
+
+
+def keep(known: KnownSet, fetched: Fetched, circuit_id: str | None = None) -> OwnSet:
+    """Store a known set that is here as one of the user's own sets. Raises BadRequest."""
+    circuit, fit = fit_of(known, circuit_id)
+    pairs = make_pairs(fetched.table, fit.columns, circuit, prefix=known.set_id)
+    pairs = replace(pairs, notes=(*pairs.notes, *filter(None, (fit.note, fetched.check))))
+    return add_set(circuit, known.title, pairs, origin_of(known, fetched), fit.columns)
 
 
 def add_recipe(recipe_id: str, **bases: Any) -> OwnSet:
@@ -312,9 +318,7 @@ def add_recipe(recipe_id: str, **bases: Any) -> OwnSet:
     for set_id, n, prompt in recipe.parts:
         known = find_known(set_id)
         fetched = fetch(known, **bases)
-        # Turns of a conversation are a list: the first is the prompt.
-        inner = f"{{{prompt}.0}}" if isinstance(fetched.table.rows[0].get(prompt), list) else f"{{{prompt}}}"
-        columns = Columns(original=inner, perturbed=recipe.perturbed.replace("{prompt}", inner))
+        columns = Columns(original=f"{{{prompt}}}", perturbed=recipe.perturbed.replace("{prompt}", f"{{{prompt}}}"))
         made = make_pairs(fetched.table, columns, circuit, prefix=set_id, n=n)
         if len(made.lines) < n:
             raise BadRequest(f"{known.title} gives {len(made.lines)} prompts, the recipe needs {n}.")

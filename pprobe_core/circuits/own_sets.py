@@ -58,7 +58,9 @@ def add_set(circuit: Circuit, title: str, pairs: Pairs, origin: Origin, columns:
     makes the set visible last. Raises BadRequest for pairs that cannot be used and where nothing can be written.
     """
     require_some(pairs)
-    title = tidy_title(title)
+    title = tidied(title)
+    if not title:
+        raise BadRequest("Give the prompt set a title: a few words by which you know it again.")
     raw = pairs.as_bytes()
     parse(f"{title}.jsonl", raw, circuit)
     sha256 = hashlib.sha256(raw).hexdigest()
@@ -110,6 +112,13 @@ def find_set(name: str) -> OwnSet:
         raise BadRequest(unknown) from None
 
 
+def exists(prompts: str) -> bool:
+    """Whether this names a user's set that is on this computer."""
+    with contextlib.suppress(BadRequest):
+        return find_set(prompts).name == prompts
+    return False
+
+
 def delete_set(name: str) -> None:
     """Delete a set; runs made with it stay. Raises BadRequest when there is none, or when it cannot be deleted."""
     find_set(name)
@@ -132,13 +141,10 @@ def title_of(prompts: str) -> str:
         return prompts[:-13]  # deleted since: its title's letters
 
 
-def tidy_title(title: str) -> str:
-    """A title as it is kept: one line without invisible characters. Raises BadRequest when nothing is left of it."""
-    shown = (c if unicodedata.category(c)[0] not in "CZ" else " " for c in title if unicodedata.category(c) != "Cf")
-    title = " ".join("".join(shown).split())[:MAX_TITLE].strip()
-    if not title:
-        raise BadRequest("Give the prompt set a title: a few words by which you know it again.")
-    return title
+def tidied(text: str, longest: int = MAX_TITLE) -> str:
+    """A title or file name as it is kept: one line, without invisible characters."""
+    shown = (c if unicodedata.category(c)[0] not in "CZ" else " " for c in text if unicodedata.category(c) != "Cf")
+    return " ".join("".join(shown).split())[:longest].strip()
 
 
 def write_whole(path: Path, raw: bytes, what: str = "prompts") -> None:

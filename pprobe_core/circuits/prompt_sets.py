@@ -71,6 +71,12 @@ def load_prompt_set(circuit: str | Circuit, prompts: str, *, folder: Path | None
     return _read(Path(prompts).expanduser(), circuit, None, "a user's file")
 
 
+def built_in(circuit: Circuit, folder: Path | None = None) -> tuple[str, ...]:
+    """The sets that come with a circuit; a user's own circuit has none."""
+    prompts = (settings.CIRCUITS if folder is None else folder) / "prompts"
+    return tuple(name for name in BUILT_IN if (prompts / f"{circuit.circuit_id}.{name}.jsonl").is_file())
+
+
 def is_own(prompts: str) -> bool:
     """Whether this is the name of a user's set, as `own_sets` gives it: no path, and the same on every computer."""
     return OWN_NAME.fullmatch(prompts) is not None

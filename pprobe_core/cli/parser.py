@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 from pprobe_core import settings
 from pprobe_core.circuits.schema import Condition
-from pprobe_core.cli import comparing, listings, probing, recorded, responding, runs, sweeping
+from pprobe_core.cli import comparing, listings, probing, prompts, recorded, responding, runs, sweeping
 from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Position
@@ -37,10 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 2 bad request, 3 the model cannot be loaded or is unsupported, 130 cancelled.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    names = "models, circuits, probe, sweep, compare, respond, runs, recorded, reproduce or train"
+    names = "models, circuits, prompts, probe, sweep, compare, respond, runs, recorded, reproduce or train"
     parser.set_defaults(run=_nothing_chosen(names))
     _add_models(commands)
     _add_circuits(commands)
+    _add_prompts(commands)
     _add_probe(commands)
     _add_sweep(commands)
     _add_compare(commands)
@@ -68,14 +69,41 @@ def _add_circuits(commands: argparse._SubParsersAction) -> None:
     _add_json(circuits)
 
 
+def _add_prompts(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("prompts", help="prompt sets of your own, and published ones to fetch")
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+    group.set_defaults(run=_nothing_chosen("list, known, add, show or delete"))
+    listing = _command(actions, "list", prompts.list_sets, "list your own prompt sets, newest first")
+    listing.add_argument("--circuit", metavar="C", help="of this circuit only")
+    known = _command(actions, "known", prompts.list_known, "list published sets that can be fetched")
+    add = _command(actions, "add", prompts.add, "make a set from a file, a dataset of the hub or a published set")
+    add.add_argument("source", type=Path, nargs="?", metavar="FILE", help="CSV, TSV, JSONL, JSON, TXT or Parquet")
+    add.add_argument("--hub", metavar="OWNER/NAME", help="a dataset of the hub")
+    add.add_argument("--revision", metavar="COMMIT", help="of the dataset (default: the newest, which is recorded)")
+    add.add_argument("--file", metavar="NAME", help="which file of the dataset")
+    add.add_argument("--known", metavar="ID", help="a published set or mix (see `prompts known`)")
+    add.add_argument("--circuit", metavar="C", help="which behaviour the pairs are for (see `circuits`)")
+    add.add_argument("--title", metavar="TEXT", help="default: the file's name")
+    add.add_argument("--licence", metavar="TEXT", help="what the source says about use")
+    for part in prompts.PARTS:
+        add.add_argument(f"--{part}", metavar="COLUMN", help="a column, or a text with {column} in it")
+    show = _command(actions, "show", prompts.show, "print what a set is and its first pairs")
+    delete = _command(actions, "delete", prompts.delete, "delete a set; runs made with it stay")
+    for action in (show, delete):
+        action.add_argument("name", metavar="NAME", help="name of the set (see `prompts list`)")
+    for action in (listing, known, add, show):
+        _add_json(action)
+    delete.add_argument("--yes", action="store_true", help="really delete")
+
+
 def _add_probe(commands: argparse._SubParsersAction) -> None:
     probe = _command(commands, "probe", probing.probe, "run a two-pass probe and print a short report")
     probe.add_argument("--model", required=True, help="shipped model, local folder or hub id (see `models`)")
     probe.add_argument("--circuit", required=True, help="which behaviour (see `circuits`)")
     probe.add_argument(
         "--prompts",
-        metavar="mini|general|FILE",
-        help="prompt set, or a CSV / JSONL file with the columns original, perturbed "
+        metavar="mini|general|NAME|FILE",
+        help="prompt set, one of your own (see `prompts list`), or a CSV / JSONL file with original, perturbed "
         "(default: mini for shipped models, else general)",
     )
     couplings = ("plain", "norm_aware")
