@@ -55,7 +55,6 @@ st.caption(
     f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them."
 )
 chosen = tables.history(shown)
-recorded.set_controls()
 
 with st.container(horizontal=True):
     if st.button(
@@ -75,6 +74,8 @@ with st.container(horizontal=True):
         help="Delete the ticked runs, after asking.",
     ):
         confirm_delete(chosen)
+
+recorded.set_controls()
 
 st.header("Compare two runs", anchor="compare")
 if len(everything) < 2:

@@ -1,6 +1,5 @@
 """What pages say about recorded results: that they were not computed here, the button that does so, how both agree."""
 
-import pandas as pd
 import streamlit as st
 
 from pprobe_core import recording
@@ -41,9 +40,7 @@ def sweep_notice(run: Run, sweep: Sweep | None) -> None:
 def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: str, watched: bool) -> None:
     job = backend.find_job(job_id)
     if job is not None and job.state in shell.ACTIVE:
-        st.markdown(f":gray-badge[:material/history: Recorded] Recorded on {date}; it is being computed here now.")
-        if not watched:
-            st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id)
+        st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, date, watched)
         return
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
         st.markdown(
@@ -68,14 +65,28 @@ def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: 
 
 
 @shell.calm_errors()
-def _progress(job_id: str) -> None:
-    """Progress of the computation; the page is drawn again, from fresh numbers, when it ends."""
+def _progress(job_id: str, date: str, watched: bool) -> None:
+    """The notice while the result is computed here, as high as before; the page is drawn again when that ends."""
     job = backend.jobs().status(job_id)
     if job.state not in shell.ACTIVE:
         st.cache_data.clear()  # tables are kept by the run's id, which stays the same
         st.rerun()
-    with st.container(border=True, key="recorded_job"):
-        shell.job_progress(job, "recorded")
+    where = "" if watched else f" {job.message or 'Starting'}{f': {job.count}' if job.total else ''}."
+    with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
+        st.markdown(
+            f":gray-badge[:material/history: Recorded] Recorded on {date}; it is being computed here now."
+            f"{shell.escaped(where)}",
+            width="content",
+        )
+        if not watched and st.button(
+            "Cancel",
+            key="cancel_recorded",
+            icon=":material/stop_circle:",
+            type="tertiary",
+            help="Stop; the recorded run stays.",
+        ):
+            backend.jobs().cancel(job_id)
+            st.rerun()
 
 
 def comparison_line(found: Compared) -> None:
@@ -86,7 +97,7 @@ def comparison_line(found: Compared) -> None:
         last = max((result for result in results if result.recorded), key=lambda result: result.created_at)
         st.markdown(
             f":gray-badge[:material/history: Recorded] {n} of {plural(len(results), 'result')} here were recorded "
-            f"until {date_of(last)}, not computed on this computer. Open one on its own page to compute it here.",
+            f"on {date_of(last)}, not computed on this computer. Open one on its own page to compute it here.",
             help=words.HELP["recorded"],
         )
 
@@ -105,13 +116,14 @@ def agreement(run: Run, sweep: Sweep | None = None) -> None:
     if found is None:
         return
     icon = ":material/check_circle:" if found.agrees else ":material/difference:"
-    with st.expander(f"Computed here, and recorded before: {found.sentence}", icon=icon):
+    with st.expander(f"Computed on this computer, and recorded before. {found.sentence}", icon=icon):
         table = found.by_what()
         st.dataframe(
             table.assign(
+                what=table["what"].str.capitalize(),
                 agree=[f"{a} of {n}" for a, n in zip(table["n_agree"], table["n"], strict=True)],
-                largest=pd.to_numeric(table["largest"]),
-                tolerance=pd.to_numeric(table["tolerance"]),
+                largest=[_digits(value) for value in table["largest"]],
+                tolerance=[_digits(value) for value in table["tolerance"]],
             )[["what", "agree", "largest", "tolerance"]],
             hide_index=True,
             height="content",
@@ -120,16 +132,23 @@ def agreement(run: Run, sweep: Sweep | None = None) -> None:
             column_config={
                 "what": st.column_config.TextColumn("What", help="Which number is compared."),
                 "agree": st.column_config.TextColumn("Agree", help="How many lie within the tolerance."),
-                "largest": st.column_config.NumberColumn(
-                    "Largest difference", format="%.2g", help="Between here and the recording; empty for words."
+                "largest": st.column_config.TextColumn(
+                    "Largest difference", help="Between here and the recording; empty where words are compared."
                 ),
-                "tolerance": st.column_config.NumberColumn(
-                    "Tolerance", format="%.2g", help="What two processors may differ by."
+                "tolerance": st.column_config.TextColumn(
+                    "Tolerance", help="What two processors may differ by: it grows with the number."
                 ),
             },
         )
         for note in found.notes:
             st.caption(shell.escaped(note))
+
+
+def _digits(value: float | None) -> str:
+    """A small number in two digits; what only rounding leaves is zero."""
+    if value is None:
+        return ""
+    return "0" if value < 1e-9 else f"{value:.2g}"
 
 
 @st.cache_data(max_entries=24, show_spinner=False)

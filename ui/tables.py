@@ -172,11 +172,11 @@ def history(runs: pd.DataFrame) -> list[str]:
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
         thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),
         strings_from=runs["strings_from"].map(words.STRINGS_FROM).fillna(runs["strings_from"]),
-        source=["Recorded" if recorded else "Computed here" for recorded in runs["recorded"]],
+        source=["Recorded" if recorded else "Here" for recorded in runs["recorded"]],
     )
     columns = [
-        "created_at", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
-        "n_pairs", "source", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
+        "created_at", "source", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
+        "n_pairs", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
     ]  # fmt: skip
     event = st.dataframe(
         rows[columns],
@@ -215,7 +215,7 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
     rows = []
     for label, key, digits in (
         ("Pairs", ("n_pairs",), 0),
-        ("Flip rate", ("flip_rate",), 2),
+        ("Pairs that flip", ("flip_rate",), None),
         ("FFN/Skip", ("ffn_skip", "mean"), 2),
         ("F on original", ("logit_diff", "original_mean"), 2),
         ("F on perturbed", ("logit_diff", "perturbed_mean"), 2),
@@ -275,10 +275,12 @@ def _setting(run: Run, name: str) -> str:
     return named[name].get(value, value) if name in named else value
 
 
-def _shown(run: Run, path: tuple[str, ...], digits: int) -> str:
+def _shown(run: Run, path: tuple[str, ...], digits: int | None) -> str:
     value = _value(run, path)
     if isinstance(value, str):
         return words.STRUCTURES.get(value, value)
+    if digits is None:  # a share
+        return "–" if value is None else f"{100 * value:.0f} %"
     return charts.number(value, digits)
 
 

@@ -193,6 +193,10 @@ CIRCUIT_ORDER = (  # as the paper tells them; circuits of one's own follow
 SPLITS: Mapping[str, str] = {"discovery": "Discovery", "validation": "Validation", "heldout": "Held out"}
 
 HELP: Mapping[str, str] = {
+    "meaning": "Put together by rules from the numbers below, without a language model. It never claims more than the "
+    "stage that was reached.",
+    "glossary_search": "Any word of a term or of its definition. Empty shows all terms.",
+    "copy_meaning": "The same as plain text, to take along.",
     "model": "A shipped small model, a model of the hub, or the path of a model folder on this computer. "
     "Any hub id can be typed, such as Qwen/Qwen3-0.6B.",
     "check_model": "Asks the hub what the model is and fetches its config.json, nothing else. Says whether it can be "
@@ -301,6 +305,20 @@ HELP: Mapping[str, str] = {
     "direction the output head reads the logit difference along (the same at every layer).",
     "scale": "Relative counts in lengths of the residual stream at that place, so that a step means the same at every "
     "layer; absolute is what the paper uses.",
+    "play_pair": "Examples from the run's prompt set, those first that took no part in choosing neurons or directions; "
+    "or words of your own.",
+    "play_condition": "Each example is a pair: the original prompt, and its twin with one small change.",
+    "play_text": "Change it as you like. A small model knows only the world of its own examples.",
+    "play_n": "The first so many neurons of the run's ranking. 0 leaves them all alone.",
+    "play_factor": "What their activations are multiplied with: 0 is off, 1 leaves them, above 1 turns them up.",
+    "play_strength": "How far the residual stream is pushed along the run's direction, in lengths of that stream.",
+    "play_layer": "The layer after which the direction is added.",
+    "play_unedited": "The model as it is, with the class that the behaviour's rules give the answer. Underlined: words "
+    "that the changed answer lacks.",
+    "play_edited": "The model with the change above. Bold and underlined: words that the first answer lacks.",
+    "play_random": "The control: as many random neurons of the same layers, or a random direction at right angles and "
+    "as long. Where this one does the same, there is nothing special about the change.",
+    "play_redraw": "Writes out the answer under another of the random changes.",
     "chosen": "Neurons as L3.N12, separated by commas; the Probe page fills this in from ticked rows.",
     "recorded": "A real result that came with pprobe, computed by the same program on another computer. It is there so "
     "that every page has something to show at once.",
