@@ -128,6 +128,8 @@ def download(url: str, *, with_hub_token: bool = False, limit: int = MAX_SOURCE_
     """
     file = urllib.parse.unquote(url.rsplit("/", 1)[-1])
     _require_safe(url)
+    if with_hub_token and _offline():
+        raise BadRequest(f"HF_HUB_OFFLINE is set, so the hub is not asked for {file}. Unset it, or: {_ELSEWHERE}")
     headers = {"User-Agent": "pprobe"} | (_token() if with_hub_token else {})
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 (_require_safe has looked)
     try:
@@ -185,6 +187,12 @@ def _gated(what: str, page: str) -> str:
         f"{what} is gated: accept its conditions on {page}, then log in with `hf auth login` or set HF_TOKEN, and try "
         "again."
     )
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _token() -> dict[str, str]:
