@@ -87,7 +87,8 @@ class Agreement:
         n, agreeing = len(self.rows), int(self.rows["agrees"].sum()) if len(self.rows) else 0
         if self.agrees:
             return f"All {plural(n, 'number')} agree within their tolerance."
-        return f"{agreeing} of {plural(n, 'number')} agree within their tolerance; {n - agreeing} do not."
+        others = "1 does" if n - agreeing == 1 else f"{n - agreeing:,} do"
+        return f"{agreeing:,} of {plural(n, 'number')} agree within their tolerance; {others} not."
 
 
 # ------------------------------------------------------------------------------------------------------- the file
@@ -397,7 +398,8 @@ def agreement(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Agreement:
     )
     rows.words("tokeniser", "", _short(recorded["model"], "tokenizer_sha256"), _short(now["model"], "tokenizer_sha256"))
     rows.words("circuit", "", _short(recorded["circuit"], "sha256"), _short(now["circuit"], "sha256"))
-    rows.words("prompts", "", _short(recorded["prompts"], "sha256"), _short(now["prompts"], "sha256"))
+    if not recorded["prompts"].get("rebuilt"):
+        rows.words("prompts", "", _short(recorded["prompts"], "sha256"), _short(now["prompts"], "sha256"))
     if recorded["what"] == "sweep":
         _compare_sweeps(rows, recorded["sweep_numbers"], now["sweep_numbers"])
         title = f"sweep {recorded['sweep_id']} ({recorded['sweep_request']['kind']}) of run {recorded['run_id']}"

@@ -1,0 +1,315 @@
+"""Recorded results: what is in the set, that it still matches, how it comes into a results file and gives way."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pprobe_core import recording, settings
+from pprobe_core.comparison import CompareRequest, checked_comparison
+from pprobe_core.errors import BadRequest, PprobeError, StoreUnavailable
+from pprobe_core.interventions.types import SweepRequest
+from pprobe_core.jobs import Jobs, JobStatus
+from pprobe_core.probing.types import ProbeRequest, ProbeResult
+from pprobe_core.recording import RecordedSet, load_recorded, recorded_set
+from pprobe_core.store import Request, Store
+from tests.results_by_hand import result_by_hand
+
+SAFETY = ProbeRequest(model="mini-qwen3", circuit="safety_refusal")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> RecordedSet:
+    there = recorded_set()
+    assert there is not None
+    return there
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "new.duckdb") as store:
+        yield store
+
+
+def follow(jobs: Jobs) -> recording.Follow:
+    def wait(request: Request) -> JobStatus:
+        status = jobs.wait(jobs.submit(request), timeout=300)
+        assert status.state == "done", status.error
+        return status
+
+    return wait
+
+
+# ------------------------------------------------------------------------------------------------ what is recorded
+
+
+def test_todays_models_circuits_prompts_and_settings_give_every_recorded_id(shipped: RecordedSet) -> None:
+    found = recording.check_identities(shipped)
+    assert len(found) == len(shipped.runs) + len(shipped.sweeps) > 20
+    assert found.loc[~found["agrees"], "what"].tolist() == []
+
+
+def test_all_that_the_plan_names_is_recorded_under_the_ids_that_pages_ask_for(recorded_store: Store) -> None:
+    assert recording.missing(recorded_store) == []
+
+
+def test_a_probe_and_a_sweep_computed_again_agree_number_by_number(shipped: RecordedSet) -> None:
+    run = next(r for r in shipped.runs if ProbeRequest.from_json(r["request"]) == SAFETY)
+    sweep = next(s for s in shipped.sweeps if s["run_id"] == run["run_id"] and s["request"]["kind"] == "layers")
+    jobs = Jobs(Store(":memory:"))
+    try:
+        found = list(recording.recompute(shipped, jobs, follow(jobs), [run["run_id"], sweep["sweep_id"]]))
+    finally:
+        jobs.close()
+    assert len(found) == 2
+    for agreement in found:
+        assert agreement.agrees, agreement.rows[~agreement.rows["agrees"]].to_string()
+    assert {"F on the original", "change of F"} <= {what for a in found for what in a.rows["what"]}
+
+
+def test_the_comparison_that_the_page_opens_with_is_recorded(recorded_store: Store) -> None:
+    from pprobe_core import compare_frames
+    from pprobe_core.circuits.library import load_circuits
+
+    request = checked_comparison(
+        CompareRequest(
+            models=("mini-qwen3", "mini-llama", "mini-gemma3"), circuits=tuple(load_circuits(settings.CIRCUITS))
+        )
+    )
+    found = compare_frames.compared(recorded_store, request)
+    states = pd.Series([(p.unit.kind, p.state) for p in found.parts]).value_counts()
+    assert states["probe", "done"] == 48
+    assert states["dose", "done"] == 24
+    assert states["window", "done"] == 6
+
+
+def test_nothing_recorded_names_a_folder_of_the_computer_it_was_made_on(recorded_store: Store) -> None:
+    for run_id in recorded_store.runs()["run_id"]:
+        assert "model_path" not in recorded_store.run(run_id).summary
+    text = json.dumps([dict(recorded_store.run(i).summary) for i in recorded_store.runs()["run_id"][:3]])
+    assert str(settings.ROOT) not in text
+
+
+def test_the_files_are_small_and_no_database(shipped: RecordedSet) -> None:
+    files = {path.name for path in shipped.folder.iterdir()}
+    assert files == {f["file"] for f in shipped.files.values()} | {"manifest.json", "plan.yaml"}
+    assert shipped.n_bytes < 12e6
+
+
+# ------------------------------------------------------------------------------------------- bringing it in and out
+
+
+def test_loading_marks_every_run_and_sweep_and_does_nothing_the_second_time(empty: Store, shipped: RecordedSet) -> None:
+    assert load_recorded(empty) == (len(shipped.runs), len(shipped.sweeps))
+    assert empty.runs()["recorded"].all()
+    assert empty.sweeps()["recorded"].all()
+    assert empty.recorded_ids() == {r["run_id"] for r in shipped.runs} | {s["sweep_id"] for s in shipped.sweeps}
+    run_id = empty.run_of(SAFETY)
+    assert run_id is not None
+    assert empty.run(run_id).recorded
+    assert len(empty.neurons(run_id)) == 3072
+    assert load_recorded(empty) == (0, 0)
+
+
+def test_recorded_results_can_live_in_memory(shipped: RecordedSet) -> None:
+    with Store(":memory:") as store:
+        assert load_recorded(store) == (len(shipped.runs), len(shipped.sweeps))
+
+
+def test_a_run_that_was_computed_here_is_never_overwritten(recorded_store: Store, shipped: RecordedSet) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    computed = result_of(recorded_store, run_id)
+    assert recorded_store.save_run(computed) == run_id
+    assert not recorded_store.run(run_id).recorded
+    assert load_recorded(recorded_store, again=True)[0] == len(shipped.runs) - 1
+    assert not recorded_store.run(run_id).recorded
+    assert recorded_store.remove_recorded() == (0, 0)
+    assert recorded_store.runs()["run_id"].tolist() == [run_id]
+
+
+def test_a_recorded_run_gives_way_to_the_computed_one_and_keeps_its_sweeps(recorded_store: Store) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    before = recorded_store.sweeps(run_id)
+    recorded_store.save_run(result_of(recorded_store, run_id))
+    assert recorded_store.sweeps(run_id)["sweep_id"].tolist() == before["sweep_id"].tolist()
+    assert len(recorded_store.pairs(run_id)) == 60
+    assert len(recorded_store.neurons(run_id)) == 3072
+
+
+def test_what_a_user_deleted_stays_deleted_until_it_is_asked_for(
+    recorded_store: Store, shipped: RecordedSet, tmp_path: Path
+) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    sweeps = recorded_store.sweeps()
+    sweep_id = str(sweeps.loc[sweeps["run_id"] != run_id, "sweep_id"].iloc[0])
+    recorded_store.delete_run(run_id)
+    recorded_store.delete_sweep(sweep_id)
+    newer = another_set(shipped, tmp_path)
+    load_recorded(recorded_store, folder=newer)
+    assert not recorded_store.has_run(run_id)
+    assert not recorded_store.has_sweep(sweep_id)
+    load_recorded(recorded_store, again=True, folder=newer)
+    assert recorded_store.run(run_id).recorded
+    assert recorded_store.sweep(sweep_id).recorded
+
+
+def test_a_newer_set_takes_the_place_of_the_older_one(
+    recorded_store: Store, shipped: RecordedSet, tmp_path: Path
+) -> None:
+    newer = another_set(shipped, tmp_path)
+    assert load_recorded(recorded_store, folder=newer) == (len(shipped.runs), len(shipped.sweeps))
+    assert recorded_store.recorded_set() == "another-set"
+    assert recorded_store.n_recorded() == (len(shipped.runs), len(shipped.sweeps))
+
+
+def test_labels_outlive_a_newer_set(recorded_store: Store, shipped: RecordedSet, tmp_path: Path) -> None:
+    sweep_id, answers = next(
+        (i, a) for i in recorded_store.sweeps()["sweep_id"] if len(a := recorded_store.sweep_responses(str(i)))
+    )
+    first = answers.iloc[0]
+    recorded_store.add_label(sweep_id, first["key"], first["pair_id"], int(first["seed"]), "other")
+    load_recorded(recorded_store, folder=another_set(shipped, tmp_path))
+    assert recorded_store.sweep_responses(sweep_id)["label"].notna().sum() == 1
+
+
+def test_taken_out_they_stay_out_at_the_next_start(recorded_store: Store, shipped: RecordedSet) -> None:
+    assert recorded_store.remove_recorded() == (0, 0)
+    assert recorded_store.runs().empty
+    assert recorded_store.sweeps().empty
+    assert load_recorded(recorded_store) == (0, 0)
+    assert load_recorded(recorded_store, again=True) == (len(shipped.runs), len(shipped.sweeps))
+
+
+def test_a_recorded_run_with_a_sweep_of_ones_own_stays_when_they_are_taken_out(recorded_store: Store) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    summary = {"stage": "causal", "n_full_passes": 1, "n_last_token_passes": 1, "seconds": 1.0}
+    recorded_store.save_sweep("0" * 12, "0" * 64, SweepRequest(run_id, "layers", seed=5), summary)
+    assert recorded_store.remove_recorded() == (1, 0)
+    assert recorded_store.runs()["run_id"].tolist() == [run_id]
+    assert not recorded_store.sweep("0" * 12).recorded
+
+
+def test_runs_of_ones_own_are_left_alone_by_all_of_it(recorded_store: Store, shipped: RecordedSet) -> None:
+    mine = recorded_store.save_run(result_by_hand())
+    recorded_store.remove_recorded()
+    load_recorded(recorded_store, again=True)
+    assert not recorded_store.run(mine).recorded
+    assert len(recorded_store.runs()) == len(shipped.runs) + 1
+
+
+def test_the_environment_can_leave_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recording.wanted()
+    monkeypatch.setenv("PPROBE_RECORDED", "0")
+    assert not recording.wanted()
+
+
+# ---------------------------------------------------------------------------------------------- computing them here
+
+
+def test_asking_for_a_recorded_request_ends_at_once_and_here_computes_it(recorded_store: Store) -> None:
+    """The whole way: the recorded run answers, "here" computes, the computed one takes its place and agrees."""
+    request = ProbeRequest(model="mini-qwen3", circuit="math")
+    run_id = str(recorded_store.run_of(request))
+    jobs = Jobs(Store(recorded_store.path))
+    try:
+        assert follow(jobs)(request).run_id == run_id
+        assert recorded_store.run(run_id).recorded
+        status = jobs.wait(jobs.submit(request, here=True), timeout=300)
+        assert (status.state, status.run_id) == ("done", run_id)
+        assert not recorded_store.run(run_id).recorded
+        found = recording.agreement_with_recording(recorded_store, run_id)
+    finally:
+        jobs.close()
+    assert found is not None
+    assert found.agrees, found.rows[~found.rows["agrees"]].to_string()
+
+
+def test_a_cancelled_computation_leaves_the_recorded_run(recorded_store: Store) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    recorded_store.add_job(SAFETY, here=True)
+    job = recorded_store.job(recorded_store.add_job(SAFETY, here=True).job_id)
+    assert job is not None
+    assert job.here
+    recorded_store.set_job_state(job.job_id, "cancelled")
+    assert recorded_store.run(run_id).recorded
+    assert recorded_store.find(recorded_store.run(run_id).request_key, here=True) is None
+    assert recorded_store.find(recorded_store.run(run_id).request_key) == run_id
+
+
+def test_a_recorded_sweep_gives_way_and_one_computed_here_does_not(recorded_store: Store) -> None:
+    sweep_id = str(recorded_store.sweeps()["sweep_id"].iloc[0])
+    assert recorded_store.has_sweep(sweep_id)
+    assert not recorded_store.has_sweep(sweep_id, here=True)
+    recorded_store.give_way(sweep_id)
+    assert not recorded_store.has_sweep(sweep_id)
+    assert recorded_store.point_ids(sweep_id) == set()
+    load_recorded(recorded_store, again=True)
+    assert recorded_store.sweep(sweep_id).recorded
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_damaged_file_is_named_and_nothing_is_changed(empty: Store, shipped: RecordedSet, tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped.folder, tmp_path / "damaged")
+    file = folder / "pairs.parquet"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(StoreUnavailable, match=r"damaged: .*pairs\.parquet"):
+        load_recorded(empty, folder=folder)
+    file.unlink()
+    with pytest.raises(StoreUnavailable, match=r"incomplete: .*pairs\.parquet"):
+        load_recorded(empty, folder=folder)
+    (folder / "manifest.json").write_text("{", "utf-8")
+    with pytest.raises(StoreUnavailable, match=r"list of recorded results .* cannot be read"):
+        load_recorded(empty, folder=folder)
+    assert empty.runs().empty
+
+
+def test_without_a_set_nothing_happens(empty: Store, tmp_path: Path) -> None:
+    assert recorded_set(tmp_path) is None
+    assert load_recorded(empty, folder=tmp_path) == (0, 0)
+
+
+def test_only_runs_of_shipped_models_that_were_computed_here_can_be_recorded(
+    recorded_store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRequest, match="only runs of shipped models that were computed here"):
+        recording.write(recorded_store, tmp_path, [str(recorded_store.run_of(SAFETY))], [])
+    mine = recorded_store.save_run(result_by_hand())
+    with pytest.raises(PprobeError):
+        recording.write(recorded_store, tmp_path, [mine], [])
+    assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_a_plan_that_is_none_says_so(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("- {models: [a], circuit: x}", "utf-8")
+    with pytest.raises(BadRequest, match="holds no plan"):
+        recording.plan(tmp_path)
+
+
+def another_set(shipped: RecordedSet, tmp_path: Path) -> Path:
+    """The shipped files under another set's name."""
+    folder = Path(shutil.copytree(shipped.folder, tmp_path / "newer"))
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"set_id": "another-set"}), "utf-8")
+    return folder
+
+
+def result_of(store: Store, run_id: str) -> ProbeResult:
+    """A stored run as the engine hands it to the store."""
+    run = store.run(run_id)
+    return ProbeResult(
+        request=run.request,
+        request_key=run.request_key,
+        run_id=run_id,
+        summary=run.summary,
+        pairs=store.pairs(run_id),
+        first_tokens=store.first_tokens(run_id),
+        layers=store.layers(run_id),
+        neurons=store.neurons(run_id),
+        token_preview=store.token_preview(run_id),
+        environment=run.environment,
+    )
