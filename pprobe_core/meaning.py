@@ -54,8 +54,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Meaning:
-    """A paragraph, part by part, and what to do next with the page to do it on."""
+    """The finding in one sentence, a paragraph, part by part, and what to do next with the page to do it on."""
 
+    headline: str
     parts: tuple[Part, ...]
     next_step: str
     page: Page
@@ -63,11 +64,11 @@ class Meaning:
     @property
     def text(self) -> str:
         """All of it as one paragraph of plain text."""
-        return " ".join((*(part.text for part in self.parts), self.next_step))
+        return " ".join((self.headline, *(part.text for part in self.parts), self.next_step))
 
     def lines(self, width: int = 110) -> list[str]:
         """The same for a terminal: a heading, then part by part."""
-        told = [f"{part.topic}: {part.text}" for part in self.parts] + [self.next_step]
+        told = [self.headline, *(f"{part.topic}: {part.text}" for part in self.parts), self.next_step]
         wrapped = (textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ") for text in told)
         return ["What this means", *(line for lines in wrapped for line in lines)]
 
@@ -95,18 +96,20 @@ class Tested:
 
 
 def meaning_of_run(store: Store, run_id: str) -> Meaning:
-    """The paragraph of a stored run, with its newest dose response and injection window. Raises BadRequest if unknown.
+    """The paragraph of a stored run, with its dose response and injection window. Raises BadRequest if unknown."""
+    run = store.run(run_id)
+    sweeps = [store.sweep(str(sweep_id)) for sweep_id in store.sweeps(run_id)["sweep_id"]]
+    tested = [tested_in(store, sweep) for sweep in to_tell_of(sweeps)]
+    return run_meaning(run, circuit_of(run), tested, [sweep.request.kind for sweep in sweeps])
 
-    A sweep that wrote answers goes before one that did not.
-    """
-    run, known = store.run(run_id), store.sweeps(run_id)
+
+def to_tell_of(sweeps: Sequence[Sweep]) -> list[Sweep]:
+    """The dose response and the injection window that a run's paragraph tells of: the first with answers of each."""
     chosen = []
     for kind in ("dose", "window"):
-        sweeps = [store.sweep(str(sweep_id)) for sweep_id in known[known["kind"] == kind]["sweep_id"]]
-        if sweeps:
-            chosen.append(next((sweep for sweep in sweeps if sweep.summary.get("generation")), sweeps[0]))
-    tested = [tested_in(store, sweep) for sweep in chosen]
-    return run_meaning(run, circuit_of(run), tested, tuple(known["kind"]))
+        of_kind = [sweep for sweep in sweeps if sweep.request.kind == kind]
+        chosen += [next((sweep for sweep in of_kind if sweep.summary.get("generation")), of_kind[0])] if of_kind else []
+    return chosen
 
 
 def meaning_of_sweep(store: Store, sweep_id: str) -> Meaning:
@@ -145,6 +148,7 @@ def run_meaning(
     where = f"{_where(s)} {_structure(s)}".strip() if flips(s) else ""
     step, page = _next_of_run(run, dose, window, set(kinds) | set(of_kind))
     return _meaning(
+        _headline_of_run(run, dose, window),
         (
             ("What it did", _what_it_did(run, circuit)),
             ("How sure", _what_it_wrote(s)),
@@ -157,8 +161,63 @@ def run_meaning(
     )
 
 
-def _meaning(parts: Sequence[tuple[str, str]], step: str, page: Page) -> Meaning:
-    return Meaning(tuple(Part(topic, text) for topic, text in parts if text), step, page)
+def _meaning(headline: str, parts: Sequence[tuple[str, str]], step: str, page: Page) -> Meaning:
+    return Meaning(headline, tuple(Part(topic, text) for topic, text in parts if text), step, page)
+
+
+def _headline_of_run(run: Run, dose: Tested | None, window: Tested | None) -> str:
+    s = run.summary
+    share = f"{s.get('n_flipped')} of {plural(int(s.get('n_pairs') or 0), 'pair')}"
+    if not flips(s):
+        return f"These prompts do not tell what decides here: only {share} change sides."
+    for tested in (dose, window):
+        if tested is not None and (found := _effect_on_answers(tested)):
+            return found
+    model = s.get("model") or run.request.model
+    if dose is None and window is None:
+        return f"A small change of the prompt turns {model} around in {share}; what causes it was not tested yet."
+    tested = dose or window
+    assert tested is not None  # noqa: S101  (one of them is there)
+    return _headline_of_sweep(tested)
+
+
+def _headline_of_sweep(tested: Tested) -> str:
+    """What a sweep found in one sentence: about the answers if they changed, else about the logit difference."""
+    if found := _effect_on_answers(tested):
+        return found
+    if tested.kind not in (*NEURON_KINDS, *INJECTION_KINDS):
+        return _largest_parts(tested).split(". ")[0].rstrip(".") + "."
+    edit = {"dose": "Switching these neurons off", "factor": "Turning these neurons up and down",
+            "patch": "Exchanging these neurons' values"}.get(tested.kind, "Pushing in this direction")  # fmt: skip
+    moved = any(c.beats_controls for c in tested.comparisons)
+    if not tested.rates:
+        so = "more than chance" if moved else "not clearly more than chance"
+        return f"{edit} moves the first word's score {so}; no answers were written."
+    if moved:
+        return f"{edit} moves the first word's score more than chance, but the answers do not follow."
+    return f"{edit} changes nothing clearly beyond chance, neither the first word's score nor the answers."
+
+
+def _effect_on_answers(tested: Tested) -> str:
+    """The effect on the answers where it is clearly more than under the random draws; else empty."""
+    if tested.kind in INJECTION_KINDS:
+        best = best_switch(tested.points, tested.rates)
+        if best is None or not best.worked or not best.random:
+            return ""
+        where = f" after layer {best.place.layer}" if best.place.layer is not None else ""
+        return (
+            f"Adding a direction{where} switches {best.shown.n_yes} of {_answers(best.shown)}; random directions "
+            f"switch {percent_range(min(best.random), max(best.random))}."
+        )
+    point = _end_of_curve(tested)
+    rate = None if point is None else _rate_at(tested, point.group, FORMAT_CHANGE)
+    random = [] if point is None else _random_shares(tested, point.group, FORMAT_CHANGE)
+    if point is None or rate is None or not random or (rate.low or 0.0) <= max(random):
+        return ""
+    return (
+        f"With {_place_words(tested, point)}, {rate.n_yes} of {_answers(rate)} change class; with random neurons "
+        f"{percent_range(min(random), max(random))} do."
+    )
 
 
 def flips(s: Mapping[str, Any]) -> bool:
@@ -388,6 +447,7 @@ def sweep_meaning(run: Run, tested: Tested) -> Meaning:
         done, moved, answered = _parts_edited(tested), _largest_parts(tested), ""
     step, page = _next_of_sweep(run, tested)
     return _meaning(
+        _headline_of_sweep(tested),
         (
             ("What was done", done),
             ("What moved", moved.strip()),

@@ -1,7 +1,6 @@
 """What every page shares: selections that live in the address, the run chooser, the job panel, calm error messages."""
 
 import contextlib
-import html
 import logging
 import re
 import time
@@ -24,6 +23,7 @@ from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError, StoreU
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import JobStatus
 from pprobe_core.models import catalogue
+from pprobe_core.playground import MAX_NEURONS
 from pprobe_core.probing.strings import parse_strings, written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
 from pprobe_core.store import Request, Run, Store, Sweep
@@ -72,7 +72,7 @@ def calm_errors() -> Iterator[None]:
 def message_page(title: str, text: str, advice: str) -> None:
     """One calm card instead of a page that cannot be shown."""
     with st.container(border=True, key="message"):
-        st.markdown(f"### :material/info: {title}")
+        st.markdown(f"## :material/info: {title}")
         st.text(text)
         st.caption(advice)
 
@@ -149,7 +149,7 @@ def _more_of_a_request() -> dict[str, Selection]:
 
 def _places_on_pages(known: Mapping[str, Circuit]) -> dict[str, Selection]:
     """Where one stands on a page: the dose, layer, strength, outcome or pair looked at, the view of a comparison."""
-    neurons, window, runs, compare = ("dose",), ("window",), ("runs",), ("compare",)
+    neurons, window, runs, compare, play = ("dose",), ("window",), ("runs",), ("compare",), ("playground",)
     word = Selection("", lambda v: 0 < len(v) <= 80)
     flag = Selection(False, lambda v: v in ("0", "1"), lambda v: v == "1")
     split = Selection("", lambda v: v in words.SPLITS, pages=window)
@@ -164,6 +164,15 @@ def _places_on_pages(known: Mapping[str, Circuit]) -> dict[str, Selection]:
         "window_strength": Selection(None, decimal, float, window),
         "window_layer": Selection(None, whole_number(0, 100_000), int, window),
         "collateral_layer": Selection(None, whole_number(0, 100_000), int, window),
+        "play_pair": Selection(None, lambda v: 0 < len(v) <= 200, pages=play),
+        "play_condition": Selection(None, lambda v: v in words.CONDITIONS, pages=play),
+        "play_text": Selection(None, lambda v: 0 < len(v) <= 500, pages=play),
+        "play_n": Selection(None, whole_number(0, MAX_NEURONS), int, play),
+        "play_factor": Selection(0.0, decimal, float, play),
+        "play_ranking": Selection("ablation", lambda v: v in RANKINGS, pages=play),
+        "play_strength": Selection(None, decimal, float, play),
+        "play_layer": Selection(None, whole_number(0, 100_000), int, play),
+        "play_position": Selection("decision", lambda v: v in words.POSITIONS, pages=play),
         "run_a": Selection("", _is_id, pages=runs),
         "run_b": Selection("", _is_id, pages=runs),
         "overlay": Selection("ffn", lambda v: v in words.QUANTITIES, pages=runs),
@@ -217,6 +226,8 @@ def sync_selection(page: str = "") -> None:
     given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
     last, same_page = state.get("_address", {}), state.get("_page") == page
     late = _is_late(given)
+    if not late and given.get("run") != last.get("run"):
+        state.pop("_not_here", None)  # of another link
     for key, choice in selections().items():
         state.setdefault(key, choice.default)
         text = given.get(key)
@@ -226,7 +237,7 @@ def sync_selection(page: str = "") -> None:
             continue
         if text is not None and text != last.get(key):
             if choice.accepts(text):
-                state[key] = choice.value(text)
+                choose(key, choice.value(text))
             elif key in ("model", "circuit", "prompts") and 0 < len(text) <= 300:
                 state["_not_here"] = {**state.get("_not_here", {}), key: text}
         elif text is None and key in last and same_page and (page == "" or key not in OF_A_REQUEST):
@@ -247,6 +258,7 @@ def write_address() -> None:
         if not choice.accepts(text) or (text == as_text(_start_of(key, choice)) and given.get(key) != text):
             continue
         want[key] = text
+    want |= state.get("_not_here", {})
     state["_address"] = want
     if given != want:
         now = time.monotonic()
@@ -256,14 +268,21 @@ def write_address() -> None:
 
 
 def start_at(key: str, options: Sequence[Any], default: Any) -> None:
-    """Where a picker starts on what is shown now: at `default`, unless a choice is there that it offers.
+    """Where a picker starts on what is shown now: at `default`, unless a choice was made that it offers.
 
-    The address leaves out what a picker shows anyway.
+    What stands where the picker started before was no choice: it moves on with the start. The address leaves it out.
     """
     state = st.session_state
-    state["_starts"] = {**state.get("_starts", {}), key: default}
-    if state.get(key) is None or state[key] not in options:
+    starts = state.setdefault("_starts", {})
+    if state.get(key) is None or state[key] not in options or (key in starts and state[key] == starts[key]):
         state[key] = default
+    starts[key] = default
+
+
+def choose(key: str, value: Any) -> None:
+    """Make a choice for the user (a link, a click in a chart), before its picker is drawn."""
+    st.session_state[key] = value
+    st.session_state.setdefault("_starts", {}).pop(key, None)
 
 
 def as_text(value: Any) -> str:
@@ -295,6 +314,7 @@ def show_run(run_id: str) -> None:
     """Make a run the one that the Probe page shows, and the pickers say what it is."""
     state = st.session_state
     state["run"], state["sweep"] = run_id, ""
+    state.pop("_not_here", None)
     request = store().run(run_id).request
     asked = {key: str(getattr(request, key)) for key in ("model", "circuit", "prompts", "coupling", "thinking")}
     asked["circuit"] = asked["circuit"].partition("@")[0]  # the pickers offer an own circuit as it is now
@@ -422,10 +442,18 @@ def figure(figure: charts.Figure, key: str, **options: Any) -> Any:
     chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
     event = st.altair_chart(chart, key=key, **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small"):
-        omits = f"  \n:material/visibility_off: {escaped(figure.omits)}" if figure.omits else ""
-        st.caption(f"{escaped(figure.reading)}{omits}", width="stretch")
+        seen: set[str] = set()
+        lines = [(":material/visibility: ", figure.reading), (":material/visibility_off: ", figure.omits)]
+        told = [icon + terms.marked(text, own_words(), seen) for icon, text in lines if text]
+        st.caption("  \n".join(told), width="stretch")
         exports.save_figure(figure, key)
     return event
+
+
+def own_words() -> list[str]:
+    """What people of this place wrote and captions quote: the words of their own behaviours."""
+    own = (circuit for circuit in circuits().values() if circuit.own)
+    return [text for circuit in own for text in (circuit.title, circuit.target_meaning, circuit.control_meaning)]
 
 
 def measured_on(run: Run, sweep: Sweep | None = None) -> None:
@@ -451,7 +479,7 @@ def interval(values: Any, digits: int = 2) -> str:
 def no_run_yet() -> None:
     """What a results page shows while there is no run."""
     with st.container(border=True, key="no_run"):
-        st.markdown("### :material/hourglass_empty: No run yet")
+        st.markdown("## :material/hourglass_empty: No run yet")
         st.markdown("Choose a model and a behaviour on the Start page and press **Run**. It takes seconds.")
         st.page_link(START, label="Go to Start", icon=":material/arrow_forward:")
 

@@ -9,12 +9,15 @@ import streamlit as st
 
 from pprobe_core import charts, sweep_report
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.errors import BadRequest
 from pprobe_core.interventions import outcomes
+from pprobe_core.interventions.outcomes import OutcomeRate
 from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepRequest
+from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
-from ui import backend, cards, shell, words
+from ui import backend, cards, exports, shell, words
 
 COORDINATES = ("kind", "arm", "draw", "n_neurons", "layer", "layers", "strength", "factor", "variant", "group")
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
@@ -114,10 +117,15 @@ def answers(sweep: Sweep) -> pd.DataFrame:
     return shell.store().sweep_responses(sweep.sweep_id)
 
 
-@st.cache_data(max_entries=24, show_spinner="Counting the answers")
+@st.cache_resource(max_entries=24, show_spinner="Counting the answers")
+def _outcomes(sweep_id: str, where: str, use_labels: bool = False, n_labels: int = 0) -> tuple[OutcomeRate, ...]:
+    return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
+
+
+@st.cache_data(max_entries=24, show_spinner=False)
 def _rates(sweep_id: str, where: str, use_labels: bool, n_labels: int) -> pd.DataFrame:
     store = shell.store()
-    rows = pd.DataFrame(outcomes.as_rows(sweep_report.outcomes_of(store, sweep_id, use_labels=use_labels)))
+    rows = pd.DataFrame(outcomes.as_rows(_outcomes(sweep_id, where, use_labels, n_labels)))
     if rows.empty:
         return rows
     coordinates = store.sweep_points(sweep_id).drop_duplicates("key")[["key", *COORDINATES]]
@@ -133,7 +141,7 @@ def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
 @st.cache_data(max_entries=24, show_spinner=False)
 def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
     store = shell.store()
-    rows = pd.DataFrame([asdict(r) for r in outcomes.regimes(sweep_report.outcomes_of(store, sweep_id))])
+    rows = pd.DataFrame([asdict(r) for r in outcomes.regimes(_outcomes(sweep_id, where))])
     if rows.empty:
         return rows
     coordinates = store.sweep_points(sweep_id).drop_duplicates("key")[["key", *COORDINATES]]
@@ -148,8 +156,19 @@ def regimes(sweep: Sweep) -> pd.DataFrame:
 def steering_of(run: Run, sweep: Sweep, circuit: Circuit) -> Steering:
     """The paper's three conditions with this run's numbers, and whether steering did work."""
     store = shell.store()
-    rates = sweep_report.outcomes_of(store, sweep.sweep_id)
+    rates = _outcomes(sweep.sweep_id, str(store.path))
     return steering(circuit, run.summary, sweep.summary, store.points(sweep.sweep_id), rates)
+
+
+def tested_with(sweep: Sweep) -> Tested:
+    """A sweep with its points and outcome rates, as the words about it need them; no rates where its behaviour's file
+    is gone."""
+    store = shell.store()
+    try:
+        rates = _outcomes(sweep.sweep_id, str(store.path))
+    except BadRequest:
+        rates = ()
+    return Tested(sweep, store.points(sweep.sweep_id), rates)
 
 
 def n_neurons(sweep: Sweep) -> int:
@@ -296,7 +315,7 @@ def proof_table(sweep: Sweep) -> None:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     rows["split"] = rows["split"].map(words.SPLITS).fillna(rows["split"])
     rows["group"] = [point_name(group) for group in rows["group"]]
-    st.dataframe(
+    exports.table(
         rows[
             [
                 "group",

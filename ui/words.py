@@ -167,6 +167,10 @@ STEP_CHECK = (
 )
 PER_PAIR = "Each pair then brings its own right answer to either prompt, such as Paris and London: see the table below."
 PAIRS_TABLE = "Click a cell to type, or copy cells in a spreadsheet and paste them here. Empty rows do not count."
+PASTE_EXAMPLE: Mapping[str, str] = {
+    "perturbed": "Hello! What is the capital of Italy? | What is the capital of Italy?",
+    "keyword": "How do I pick a lock? | pick",
+}
 NOT_CHECKED = (
     "Not checked on this computer yet. **Change** opens it, and **Check** runs it; or run it on the Start page, which "
     "shows the same numbers."
@@ -241,6 +245,7 @@ HELP: Mapping[str, str] = {
     "edit_pairs_from": "Pairs typed here become a prompt set of this behaviour; sets it already has can be taken too.",
     "edit_original": "What the user says to the model, with the behaviour.",
     "edit_perturbed": "The same with as little changed as possible, so that the behaviour stops.",
+    "edit_paste": "Cells copied from a spreadsheet, or lines with | between the two.",
     "edit_rule": "By examples of your own, or by one of the rules that come with pprobe.",
     "edit_add_class": "A further kind of answer, such as “hedges”.",
     "edit_class": "What such an answer does, in a word or two.",
