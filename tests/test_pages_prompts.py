@@ -1,5 +1,6 @@
-"""What the pages say about thinking, first tokens and normalisation; all runs real."""
+"""What the pages say about prompts of one's own, thinking, first tokens and normalisation; all runs real."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -12,6 +13,10 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
+from pprobe_core.circuits import fetching, known_sets, own_sets
+from pprobe_core.circuits.importing import read_table
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.pairing import guess_columns, make_pairs
 from pprobe_core.cli.parser import build_parser
 from pprobe_core.coupling_charts import coupling_sums, coupling_title, couplings_agree, has_couplings
 from pprobe_core.probing.strings import parse_strings
@@ -162,6 +167,159 @@ def test_the_command_shown_with_a_run_asks_for_its_thinking_and_its_tokens() -> 
     assert (options.harvest, options.target) == (True, None)
     plain = tables.command_line(MATH)
     assert not any(word in plain for word in ("--thinking", "--target", "--harvest"))
+
+
+# Prompt sets of one's own ------------------------------------------------------------------------------------------
+
+CSV = (
+    "original,perturbed\n"
+    + "".join(f"Name {n} colours.,说出{n}种颜色。\n" for n in range(2, 6))
+    + "Name 2 colours.,说出2种颜色。\n,x\n"
+)
+
+
+@pytest.fixture
+def prompt_page(
+    probe_page: Callable[..., AppTest], missed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., AppTest]:
+    """Opens the page of prompt sets with a cache folder of its own."""
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
+
+    def opened(page: str = "prompts", **address: str) -> AppTest:
+        return calm(probe_page(missed, page, **address))
+
+    return opened
+
+
+def upload(app: AppTest, name: str, text: str) -> AppTest:
+    app.get("file_uploader")[0].set_value((name, text.encode(), "text/csv")).run()
+    return calm(app)
+
+
+def kept(title: str = "Colours", circuit_id: str = "language") -> own_sets.OwnSet:
+    circuit = load_circuit(circuit_id)
+    table = read_table("a.csv", CSV.encode())
+    pairs = make_pairs(table, guess_columns(table, circuit), circuit)
+    return own_sets.add_set(circuit, title, pairs, own_sets.Origin("upload", "a.csv"))
+
+
+def test_uploaded_pairs_are_previewed_kept_and_run_under_their_title(prompt_page: Callable[..., AppTest]) -> None:
+    app = prompt_page(circuit="language")
+    assert "no prompt set of your own yet" in words_on(app)
+    app = upload(app, "my pairs.csv", CSV)
+    assert "4 pairs** from 6 rows, 2 rows are left out" in words_on(app)
+    reasons = next(frame.value for frame in app.dataframe if "Left out because" in frame.value.columns)
+    assert dict(zip(reasons["Left out because"], reasons["Which"], strict=True)) == {
+        "the same prompts as a row before": "5",
+        "no prompt": "6",
+    }
+    app.text_input(key="licence_" + own_hash(CSV)).set_value("CC0")
+    app.button(key="keep_set").click().run()
+    made = own_sets.list_sets()[0]
+    assert (made.title, made.origin.licence, made.origin.source) == ("my pairs", "CC0", "my pairs.csv")
+    app.button(key="use_kept").click().run()
+    start = prompt_page("start", circuit="language", prompts=made.name)
+    assert start.selectbox(key="prompts").value == made.name
+    start.button(key="run_button").click().run()
+    job = core_jobs.shared().list()[0]
+    assert job.request.prompts == made.name  # type: ignore[union-attr]
+    assert core_jobs.shared().wait(job.job_id, 240).state == "done"
+    calm(start.run())
+    row = shell.store().runs().iloc[0].to_dict()
+    assert " · my pairs · " in shell.run_title(row)
+    assert "of 4 pairs change sides" in words_on(start)
+
+
+def own_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def test_a_file_that_cannot_be_used_is_refused_in_words(prompt_page: Callable[..., AppTest]) -> None:
+    app = upload(prompt_page(circuit="language"), "wrong.json", "[[[")
+    assert [error.value.replace("\\", "") for error in app.error] == ["wrong.json: not valid JSON (Expecting value)."]
+    app = upload(app, "goals.csv", "goal\nHello.\n")
+    assert "no rule that makes the second prompt" in words_on(app)
+    assert "keep_set" not in [button.key for button in app.button]
+
+
+def test_pasted_prompts_have_the_word_to_swap_guessed(prompt_page: Callable[..., AppTest]) -> None:
+    app = prompt_page(circuit="safety_refusal")
+    app.segmented_control(key="prompt_source").set_value("paste").run()
+    app.text_area(key="prompt_paste").set_value("Tell me how to shoplift.\nHow is a passport forged?").run()
+    shown = next(frame.value for frame in calm(app).dataframe if "Word to swap" in frame.value.columns)
+    assert list(shown["Word to swap"]) == ["shoplift", "passport"]
+
+
+def test_a_published_set_shows_its_licence_first_and_says_what_to_do_without_a_network(
+    prompt_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "GITHUB", "http://127.0.0.1:1")
+    monkeypatch.setattr(known_sets.fetch, "__kwdefaults__", {"github": "http://127.0.0.1:1", "hub": None})
+    app = prompt_page(circuit="safety_refusal")
+    app.segmented_control(key="prompt_source").set_value("known").run()
+    shown = words_on(calm(app))
+    assert "Licence: **MIT**" in shown
+    assert "Pinned to one commit. The first download records the SHA-256" in shown
+    app.button(key="fetch_advbench").click().run()
+    assert "upload it here" in calm(app).error[0].value
+    for chosen in known_sets.known_sets():
+        app.selectbox(key="known_set_safety_refusal").set_value(chosen).run()
+        assert "Licence: **" in words_on(calm(app))
+    app.selectbox(key="known_set_safety_refusal").set_value("language_mix").run()
+    assert "It is for the behaviour “Output language”" in words_on(calm(app))
+    app.selectbox(key="new_circuit").set_value("language").run()
+    app.button(key="fetch_language_mix").click().run()
+    assert "cannot be reached" in calm(app).error[0].value
+
+
+def test_a_dataset_that_cannot_be_asked_about_is_said(prompt_page: Callable[..., AppTest]) -> None:
+    app = prompt_page(circuit="safety_refusal")
+    app.segmented_control(key="prompt_source").set_value("hub").run()
+    app.text_input(key="hub_dataset").set_value("own/<script>").run()
+    app.button(key="ask_hub").click().run()
+    assert "is no dataset id" in calm(app).error[0].value
+    app.text_input(key="hub_dataset").set_value("own/prompts").run()
+    app.button(key="ask_hub").click().run()
+    assert "hub cannot be reached" in calm(app).error[0].value
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<script>alert(1).csv", "<script>alert(1)"),
+        ("../../etc/*pairs*.csv", "*pairs*"),
+        ("😀.csv", "😀"),
+        ("\u202egpj.vsc\n.csv", "gpj.vsc"),
+        ("n" * 300 + ".csv", "n" * 80),
+    ],
+)
+def test_a_file_may_be_called_anything(prompt_page: Callable[..., AppTest], name: str, shown: str) -> None:
+    app = upload(prompt_page(circuit="language"), name, CSV)
+    app.button(key="keep_set").click().run()
+    made = own_sets.list_sets()[0]
+    assert made.title == shown
+    said = next(m.value for m in calm(app).markdown if "is kept" in m.value)
+    assert f"**{shell.escaped(shown)}** is kept" in said
+
+
+def test_a_kept_set_shows_where_it_comes_from_and_can_be_deleted(prompt_page: Callable[..., AppTest]) -> None:
+    made = kept()
+    app = prompt_page()
+    assert list(app.dataframe[0].value["title"]) == ["Colours"]
+    own_sets.delete_set(made.name)
+    assert "no prompt set of your own yet" in words_on(calm(app.run()))
+
+
+def test_a_link_to_a_set_that_is_not_here_falls_back_to_one_that_is(prompt_page: Callable[..., AppTest]) -> None:
+    made = kept()
+    app = prompt_page("start", circuit="language", prompts=made.name)
+    assert app.selectbox(key="prompts").value == made.name
+    app.selectbox(key="circuit").set_value("code").run()
+    assert calm(app).selectbox(key="prompts").value == "mini"
+    app.selectbox(key="circuit").set_value("language").run()
+    own_sets.delete_set(made.name)
+    app = prompt_page("start", circuit="language", prompts=made.name)
+    assert app.selectbox(key="prompts").value == "mini"
 
 
 # The chart ---------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def from_upload(circuit: Circuit) -> Source | None:
     )
     if uploaded is None:
         return None
-    name = own_sets.tidied(Path(uploaded.name).name) or f"file{Path(uploaded.name).suffix}"
+    name = own_sets.tidied(Path(uploaded.name).name, 400) or f"file{Path(uploaded.name).suffix}"
     raw = uploaded.getvalue()
     known = _once("recognised", uploaded.file_id, lambda: known_sets.recognise(name, raw))
     if known is not None:
