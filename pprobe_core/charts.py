@@ -70,6 +70,8 @@ def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
     """A number as people read it: fixed digits, a real minus sign, an en dash where there is none."""
     if value is None or not np.isfinite(value):
         return "–"
+    if 0.0005 <= abs(value) < 10**-digits / 2:
+        digits = 3  # 0.003 reads better than 2.7e-03
     if abs(value) >= 10_000 or 0 < abs(value) < 10**-digits / 2:
         text = f"{value:{'+' if signed else ''}.1e}"
     else:

@@ -272,7 +272,7 @@ def collateral(
     order = list(drawn["label"])
     domain = ["Edited", "Others", "Random"]
     y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, grid=False))
-    x = alt.X("delta_mean:Q", title="Change of the logit difference (logits)", scale=alt.Scale(padding=12))
+    x = alt.X("delta_mean:Q", title="Change of F (logits)", scale=alt.Scale(padding=12))
     base = alt.Chart(shown).encode(y=y)
     colour = colour_by("kind", domain, (RANKED, HELDOUT, RANDOM))
     tooltip = [

@@ -342,6 +342,7 @@ def test_tokens_are_written_visibly() -> None:
         (float("nan"), True, "–"),
         (0.0, False, "0.00"),
         (0.00012, False, "1.2e−04"),
+        (-0.0027, False, "−0.003"),
         (123456.0, False, "1.2e+05"),
         (1234.5, False, "1,234.50"),
     ],

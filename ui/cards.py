@@ -32,14 +32,19 @@ AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 MARKED = "background:rgba(196,95,181,.28);border-color:#C45FB5"
 
 
-def verdict_card(run: Run, n_reasons: int | None = None) -> None:
-    """Structure, stage ladder, recommendation and reasons of a run (all of them, or the first few)."""
+def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None:
+    """Structure, stage ladder, recommendation and reasons of a run (all of them, or the first few).
+
+    `level` is that of its heading: one below the one it stands under.
+    """
     verdict = run.summary.get("verdict") or {}
     structure = str(verdict.get("structure") or "undetermined")
     icon, colour = STRUCTURE_LOOK.get(structure, STRUCTURE_LOOK["undetermined"])
     with st.container(border=True, key="verdict"):
         title = words.STRUCTURES.get(structure, structure)
-        st.markdown(f"### {icon} :{colour}[{title}]", help=words.STRUCTURE_HELP.get(structure, words.HELP["stage"]))
+        st.markdown(
+            f"{'#' * level} {icon} :{colour}[{title}]", help=words.STRUCTURE_HELP.get(structure, words.HELP["stage"])
+        )
         stage_ladder(run.stage)
         st.markdown(f"**What to do with it.** {shell.escaped(str(verdict.get('recommendation') or 'Nothing yet.'))}")
         reasons = list(verdict.get("reasons") or [])[:n_reasons]

@@ -20,7 +20,7 @@ def tokens_card(run: Run, circuit: Circuit | None) -> None:
         return
     found = _found(run, circuit)
     with st.container(border=True, key="harvest"):
-        st.markdown("#### :material/grass: This model starts its answers with other words", help=words.HELP["harvest"])
+        st.markdown("### :material/grass: This model starts its answers with other words", help=words.HELP["harvest"])
         before = run.summary.get("coverage") or {}
         st.markdown(
             f"The watched tokens hold the likeliest first token on {_percent(before.get('original'))} of the original "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from pprobe_core.charts import legend_columns
 from pprobe_core.sweep_rows import circuit_words
 from pprobe_core.window_charts import SEQUENTIAL
 
@@ -36,7 +37,8 @@ def in_order(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
 def _model_legend(present: Sequence[str]) -> alt.Legend | None:
     if not present:  # a legend without entries has no size, and a chart without size cannot be drawn
         return None
-    return alt.Legend(title=None, orient="top", columns=3, labelLimit=220, symbolOpacity=1, symbolSize=80)
+    columns = legend_columns(present)
+    return alt.Legend(title=None, orient="top", columns=columns, labelLimit=220, symbolOpacity=1, symbolSize=80)
 
 
 def model_colour(rows: pd.DataFrame, models: Sequence[str]) -> alt.Color:
