@@ -264,7 +264,7 @@ def missing(edit: Editing) -> str:
             if not row["title"]:
                 lacking.append("a name for every class of answers")
             if not row["examples"]:
-                lacking.append(f"example answers of “{row['title'] or 'a class'}”")
+                lacking.append("example answers for every class")
     return f"Still to fill in: {', '.join(dict.fromkeys(lacking))}." if lacking else ""
 
 
@@ -326,8 +326,9 @@ def step_first_words() -> None:
     per_pair = state["edit_per_pair_observable"]
     for side, column in (("target", left), ("control", right)):
         with column:
+            st.markdown("**When it shows** (target)" if side == "target" else "**When it does not** (control)")
             st.text_input(
-                "The behaviour shows (target)" if side == "target" else "It does not show (control)",
+                f"What {side} words stand for",
                 key=f"edit_{side}_meaning",
                 max_chars=200,
                 placeholder="starts of a greeting" if side == "target" else "starts of the bare answer",
@@ -336,7 +337,7 @@ def step_first_words() -> None:
             )
             if not per_pair:
                 st.multiselect(
-                    "An answer then starts with",
+                    f"First words of the {side}",
                     list(state[f"edit_{side}"]),
                     key=f"edit_{side}",
                     format_func=charts.visible,
@@ -458,6 +459,33 @@ def _pairs_table() -> None:
     )
     state["edit_pairs_now"] = edited.reindex(columns=list(_PAIR_COLUMNS), fill_value="").fillna("")
     st.caption(words.PAIRS_TABLE)
+    with st.popover("Paste a list", icon=":material/content_paste:", help=words.HELP["edit_paste"]):
+        st.text_area(
+            f"One pair a line: {', '.join(columns)}",
+            key="edit_pasted",
+            height=200,
+            placeholder=words.PASTE_EXAMPLE[columns[1]],
+            help=words.HELP["edit_paste"],
+        )
+        st.button(
+            "Put into the table",
+            key="edit_put_pasted",
+            icon=":material/table_rows:",
+            help="Adds these lines below the rows that are filled in.",
+            on_click=_take_pasted,
+            args=(key, columns),
+        )
+
+
+def _take_pasted(key: str, columns: Sequence[str]) -> None:
+    """Rows from a pasted list, behind those that are filled in; the table starts anew with them."""
+    state = st.session_state
+    now = state["edit_pairs_now"]
+    filled = now[(now != "").any(axis=1)]
+    pasted = pd.DataFrame(editor.pasted_rows(state["edit_pasted"], columns), columns=list(_PAIR_COLUMNS)).fillna("")
+    state["edit_pairs_now"] = pd.concat([filled, pasted], ignore_index=True)
+    state["edit_pasted"] = ""
+    state.pop(key, None)
 
 
 def step_answers(edit: Editing) -> None:

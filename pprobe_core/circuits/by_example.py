@@ -18,8 +18,9 @@ MAX_EXAMPLES = 200  # per class
 MAX_EXAMPLE_CHARS = 1_000
 # Chosen on the answers in tests/data/responses.jsonl, five to ten of each class as examples; docs/circuits.md has the
 # share of right classes on answers that took no part.
+MIN_COMPARED_WORDS = 3  # a shorter example is an opening phrase and no more: one shared "is" would make it near
 N_NEAREST = 2  # one look-alike may be an accident
-MIN_SIMILARITY = 0.15  # of 1 (same opening): below it an answer is like no example
+MIN_SIMILARITY = 0.20  # of 1 (same opening): below it an answer is like no example
 MIN_MARGIN = 0.05  # by which the best class must lead
 WORDS_WEIGHT = 0.5  # of the words in the similarity; the rest is characters in threes, which forgive endings
 
@@ -56,7 +57,7 @@ def decide(examples: Mapping[str, Sequence[str]], answer: str) -> Guess:
             _, name, example = next(row for row in begun if row[0] == longest)
             return Guess(name, 1.0, example, begins=True, margin=1.0)
     scored = sorted(
-        ((*_nearest(words, of_class), name) for name, of_class in examples.items() if of_class),
+        ((*_nearest(words, of_class), name) for name, of_class in examples.items()),
         key=lambda row: (-row[0], row[2]),
     )
     if not scored:
@@ -69,9 +70,13 @@ def decide(examples: Mapping[str, Sequence[str]], answer: str) -> Guess:
 
 def _nearest(words: Sequence[str], examples: Sequence[str]) -> tuple[float, str]:
     """How near an answer is to a class, the mean over its N_NEAREST nearest examples, and the nearest one."""
-    ranked = sorted(((similarity(words, opening(example)), example) for example in examples), key=lambda r: -r[0])
+    compared = ((opening(example), example) for example in examples)
+    ranked = sorted(
+        ((similarity(words, read), example) for read, example in compared if len(read) >= MIN_COMPARED_WORDS),
+        key=lambda row: -row[0],
+    )
     nearest = ranked[:N_NEAREST]
-    return sum(value for value, _ in nearest) / len(nearest), nearest[0][1]
+    return (sum(value for value, _ in nearest) / len(nearest), nearest[0][1]) if nearest else (0.0, "")
 
 
 def opening(text: str) -> tuple[str, ...]:

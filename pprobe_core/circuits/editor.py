@@ -20,7 +20,7 @@ from pprobe_core.circuits.importing import Table
 from pprobe_core.circuits.library import FIELDS, OWN_ID, load_circuit, load_circuits, own_folder, parse_circuit
 from pprobe_core.circuits.own_sets import write_whole
 from pprobe_core.circuits.pairing import Columns, Pairs, make_pairs, require_some
-from pprobe_core.circuits.prompt_sets import load_prompt_set
+from pprobe_core.circuits.prompt_sets import MAX_PAIRS, load_prompt_set
 from pprobe_core.circuits.responses import ALWAYS_THERE, BY_EXAMPLE
 from pprobe_core.circuits.schema import Circuit, Prompt, PromptPair, SweepDefaults
 from pprobe_core.errors import BadRequest
@@ -86,7 +86,14 @@ def written(document: Document) -> bytes:
     """The bytes of a circuit's file: the same fields always give the same bytes."""
     ordered = {name: document[name] for name in FIELDS if name in document}
     unknown = {name: value for name, value in document.items() if name not in FIELDS}  # for the reader to refuse
-    return yaml.safe_dump(ordered | unknown, sort_keys=False, allow_unicode=True, width=110).encode()
+    return yaml.dump(ordered | unknown, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110).encode()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a list in full wherever it stands: the reader takes no references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def made(document: Document) -> Circuit:
@@ -241,6 +248,16 @@ def typed_pairs(rows: Sequence[Mapping[str, Any]], circuit: Circuit) -> Pairs:
     pairs = make_pairs(Table("the table", columns, tuple(filled), digest), Columns(**named), circuit)
     require_some(pairs)
     return pairs
+
+
+def pasted_rows(text: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a pasted list, a pair a line: cells as a spreadsheet copies them (tabs), else with | between them."""
+    rows = []
+    for line in text.splitlines():
+        if line.strip():
+            cells = line.split("\t") if "\t" in line else line.split("|", len(columns) - 1)
+            rows.append(dict(zip(columns, (cell.strip().strip('"') for cell in cells), strict=False)))
+    return rows[:MAX_PAIRS]
 
 
 def _line(pair: PromptPair) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _flips(summary: Mapping[str, Any]) -> Finding:
     return Finding(
         "Pairs that flip",
         "bad",
-        f"{text} At least {MIN_FLIP_RATE:.0%} are needed.",
+        f"{text} At least {_percent(MIN_FLIP_RATE)} are needed.",
         "The second prompts do not change what the model does. Make them differ in what decides the behaviour, or "
         "choose words for the two sides that stand further apart.",
     )
@@ -128,7 +128,7 @@ def _covered(
     return Finding(
         name,
         "bad",
-        f"{text} At least {MIN_COVERAGE:.0%} are needed.",
+        f"{text} At least {_percent(MIN_COVERAGE)} are needed.",
         f"Of {plural(n, 'prompt')} {_counted(missed, n)}: add “{_visible(token)}” to {where}.",
     )
 
@@ -203,7 +203,7 @@ def _answers(circuit: Circuit, summary: Mapping[str, Any], pairs: pd.DataFrame) 
     if answers_agree(k, n):
         return Finding("Written answers", "good", text, f"Without a class: {shown}." if unsorted else "")
     needed = (
-        f"{MIN_AGREEMENT:.0%} are needed, and {MIN_AGREEMENT_LOW:.0%} at the lower end of the interval: at least 12 "
+        f"{_percent(MIN_AGREEMENT)} are needed, and {_percent(MIN_AGREEMENT_LOW)} at the lower end of the interval: at least 12 "
         "answers, all of them right."
     )
     if k / n >= MIN_AGREEMENT:
@@ -284,4 +284,8 @@ def _share(k: int, n: int, noun: str) -> str:
     """For example: 43 of 48 pairs (90 %, 95 % interval 78 to 95 %)."""
     interval = wilson(k, n)
     span = "" if interval is None else f", 95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %"
-    return f"{k} of {plural(n, noun)} ({100 * k / n:.0f} %{span})"
+    return f"{k} of {plural(n, noun)} ({_percent(k / n)}{span})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
