@@ -1,6 +1,7 @@
 """A stored sweep as other programs and people read it: the JSON contract, a short text, outcomes, agreement."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +18,13 @@ from pprobe_core.interventions.outcomes import (
     FORMAT_CHANGE,
     OutcomeRate,
     Reference,
+    Tally,
     as_rows,
+    has_content,
+    is_switched,
+    keeps_content,
     outcome_rates,
+    rates_of,
     regimes,
 )
 from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepPoint, SweepResponse
@@ -85,23 +91,51 @@ def outcomes_of(store: Store, sweep_id: str, use_labels: bool = False) -> tuple[
     Raises BadRequest for an unknown sweep.
     """
     sweep = store.sweep(sweep_id)
-    answers = store.sweep_responses(sweep_id)
-    if answers.empty:
+    seeds = store.answer_seeds(sweep_id)
+    if not seeds:
         return ()
     run = store.run(sweep.run_id)
     circuit, condition = load_circuit(run.request.circuit), sweep.request.condition
-    return outcome_rates(
-        circuit,
-        condition,
-        _responses(answers, use_labels),
-        references(run, store.pairs(run.run_id), circuit, condition),
-    )
+    known = references(run, store.pairs(run.run_id), circuit, condition)
+    if len(seeds) > 1:  # intervals are over prompts then, so every answer is looked at
+        answers = _responses(store.sweep_responses(sweep_id), use_labels)
+        return outcome_rates(circuit, condition, answers, known)
+    return rates_of(circuit, condition, _tallies(store, sweep_id, circuit, condition, known, use_labels))
+
+
+def _tallies(
+    store: Store,
+    sweep_id: str,
+    circuit: Circuit,
+    condition: Condition,
+    known: Mapping[str, Reference],
+    use_labels: bool,
+) -> list[Tally]:
+    """The answers of one seed, counted in the store; texts are read only where an answer switched sides."""
+    multi_turn = [pair for pair, reference in known.items() if reference.multi_turn]
+    with_content = [pair for pair, reference in known.items() if has_content(reference)]
+    ways = store.answer_ways(sweep_id, use_labels, multi_turn, with_content).to_dict("records")
+    switches = {(w["before"], w["after"]) for w in ways if is_switched(circuit, condition, w["before"], w["after"])}
+    kept: Counter[tuple[str, str, str, str, bool]] = Counter()
+    if with_content and switches:
+        for row in store.answer_texts(sweep_id, switches, with_content, use_labels).to_dict("records"):
+            if keeps_content(row["text"], known[row["pair_id"]]):
+                kept[row["key"], row["split"], row["before"], row["after"], known[row["pair_id"]].multi_turn] += 1
+    tallies = []
+    for way in ways:
+        place = (way["key"], way["split"], way["before"], way["after"])
+        multi, n = bool(way["multi_turn"]), int(way["n"])
+        if not way["known"]:
+            tallies.append(Tally(*place, n, multi))
+            continue
+        n_kept = kept[*place, multi]
+        tallies += [Tally(*place, k, multi, yes) for k, yes in ((n_kept, True), (n - n_kept, False)) if k]
+    return tallies
 
 
 def kappa(store: Store, sweep_id: str) -> Agreement | None:
     """Cohen's kappa and plain agreement between rules and labels over a sweep's labelled answers; None without any."""
-    answers = store.sweep_responses(sweep_id)
-    labelled = answers[answers["label"].notna()]
+    labelled = store.labelled_answers(sweep_id)
     n = len(labelled)
     if n == 0:
         return None

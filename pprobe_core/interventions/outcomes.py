@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, side_of, strip_thinking
 from pprobe_core.circuits.schema import Circuit, Condition
-from pprobe_core.interventions.statistics import Rate, Regime, before_after, holm, rate, regime
+from pprobe_core.interventions.statistics import Rate, Regime, holm, mcnemar_p, rate, regime
 from pprobe_core.interventions.types import BASELINE_KEY, SweepResponse
 
 MIN_CONTENT_OVERLAP = 0.6  # ours: word overlap (F1) from which two answers say the same
@@ -53,65 +53,89 @@ class OutcomeRate:
     by_seed: tuple[float, ...] = ()  # share per seed, where there are several
 
 
+@dataclass(frozen=True)
+class Tally:
+    """Answers of one point and split whose class went the same way; of answers that are alike only the number counts.
+
+    `pair_id` and `seed` matter where there are several seeds: intervals are then over prompts.
+    """
+
+    key: str
+    split: str
+    before: str  # class of the unedited answer to the same prompt with the same seed
+    after: str
+    n: int = 1
+    multi_turn: bool = False  # of the prompt
+    kept: bool | None = (
+        None  # the edited answer says what the pair's other prompt asks for; None: not known what that is
+    )
+    pair_id: str = ""
+    seed: int = 0
+
+
 def outcome_rates(
     circuit: Circuit,
     condition: Condition,
     responses: Sequence[SweepResponse],
     references: Mapping[str, Reference],
 ) -> tuple[OutcomeRate, ...]:
-    """One row per point, split and outcome. Outcomes: class changed, switched sides, broken, the circuit's own; and
-    switched with the right answer kept, where references say what that is.
+    """One row per point, split and outcome, from answers; see `rates_of`.
 
     The unedited answer of the same prompt and seed is the comparison; answers without one are left out.
     """
-    before = {(r.pair_id, r.seed): r for r in responses if r.key == BASELINE_KEY}
-    groups: dict[tuple[str, str], list[SweepResponse]] = {}
-    for response in responses:
-        if (response.pair_id, response.seed) in before:
-            groups.setdefault((response.key, response.split), []).append(response)
+    before = {(r.pair_id, r.seed): r.class_name for r in responses if r.key == BASELINE_KEY}
+    tallies = []
+    for r in responses:
+        old = before.get((r.pair_id, r.seed))
+        if old is None:
+            continue
+        reference = references.get(r.pair_id, Reference())
+        kept = None
+        if has_content(reference):
+            kept = is_switched(circuit, condition, old, r.class_name) and keeps_content(r.text, reference)
+        tallies.append(Tally(r.key, r.split, old, r.class_name, 1, reference.multi_turn, kept, r.pair_id, r.seed))
+    return rates_of(circuit, condition, tallies)
+
+
+def rates_of(circuit: Circuit, condition: Condition, tallies: Iterable[Tally]) -> tuple[OutcomeRate, ...]:
+    """One row per point, split and outcome. Outcomes: class changed, switched sides, broken, the circuit's own; and
+    switched with the right answer kept, where the tallies say whether it is.
+    """
+    groups: dict[tuple[str, str], list[Tally]] = {}
+    for tally in tallies:
+        groups.setdefault((tally.key, tally.split), []).append(tally)
+    ways = {(t.before, t.after) for of_group in groups.values() for t in of_group}
+    switches = {way for way in ways if is_switched(circuit, condition, *way)}
     rates: list[OutcomeRate] = []
-    for (key, split), answers in groups.items():
-        for name, title, rows in _counted(circuit, condition, answers, before, references):
-            if rows:
-                rates.append(_rate(key, split, name, title, rows))
+    for (key, split), of_group in groups.items():
+        for name, title, counted in _counted(circuit, of_group, switches):
+            if counted:
+                rates.append(_rate(key, split, name, title, counted))
     return tuple(_corrected(rates))
 
 
-# Each row: (pair_id, seed, counted before, counted after)
-_Rows = list[tuple[str, int, bool, bool]]
+# Each row: answers that are alike, whether they count before, and after
+_Rows = list[tuple[Tally, bool, bool]]
 
 
 def _counted(
-    circuit: Circuit,
-    condition: Condition,
-    answers: Sequence[SweepResponse],
-    before: Mapping[tuple[str, int], SweepResponse],
-    references: Mapping[str, Reference],
+    circuit: Circuit, tallies: Sequence[Tally], switches: set[tuple[str, str]]
 ) -> Iterable[tuple[str, str, _Rows]]:
-    def rows(counts: object, of: Sequence[SweepResponse] = answers) -> _Rows:
-        test = counts if callable(counts) else (lambda r, b: False)
-        return [
-            (r.pair_id, r.seed, bool(test(old, old)), bool(test(r, old)))
-            for r in of
-            for old in (before[(r.pair_id, r.seed)],)
-        ]
-
-    def switched(r: SweepResponse, old: SweepResponse) -> bool:
-        return is_switched(circuit, condition, old.class_name, r.class_name)
-
-    yield FORMAT_CHANGE, TITLES[FORMAT_CHANGE], rows(lambda r, old: r.class_name != old.class_name)
-    yield SWITCHED, TITLES[SWITCHED], rows(switched)
-    known = [r for r in answers if _has_content(references.get(r.pair_id))]
-    if known:
-        yield (
-            KEPT,
-            TITLES[KEPT],
-            rows(lambda r, old: switched(r, old) and keeps_content(r.text, references[r.pair_id]), known),
-        )
-    yield IS_BROKEN, TITLES[IS_BROKEN], rows(lambda r, old: r.class_name == BROKEN)
+    switched = [(t, False, (t.before, t.after) in switches) for t in tallies]
+    yield FORMAT_CHANGE, TITLES[FORMAT_CHANGE], [(t, False, t.before != t.after) for t in tallies]
+    yield SWITCHED, TITLES[SWITCHED], switched
+    yield KEPT, TITLES[KEPT], [(t, False, yes and t.kept) for t, _, yes in switched if t.kept is not None]
+    yield IS_BROKEN, TITLES[IS_BROKEN], [(t, t.before == BROKEN, t.after == BROKEN) for t in tallies]
     for outcome in circuit.outcomes:
-        chosen = [r for r in answers if outcome.prompts == "all" or references.get(r.pair_id, Reference()).multi_turn]
-        yield outcome.name, outcome.title, rows(lambda r, old, o=outcome: r.class_name in o.classes, chosen)
+        yield (
+            outcome.name,
+            outcome.title,
+            [
+                (t, t.before in outcome.classes, t.after in outcome.classes)
+                for t in tallies
+                if outcome.prompts == "all" or t.multi_turn
+            ],
+        )
 
 
 def is_switched(circuit: Circuit, condition: Condition, before: str, after: str) -> bool:
@@ -150,39 +174,42 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", text.casefold())
 
 
-def _has_content(reference: Reference | None) -> bool:
+def has_content(reference: Reference | None) -> bool:
+    """Whether it is known what the pair's other prompt is rightly answered with."""
     return reference is not None and bool(reference.gold or reference.twin_answer)
 
 
 def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRate:
-    seeds = sorted({seed for _, seed, _, _ in rows})
-    n_yes = sum(after for *_, after in rows)
-    found: Rate = rate(n_yes, len(rows))
+    seeds = sorted({tally.seed for tally, _, _ in rows})
+    n, n_yes = sum(t.n for t, _, _ in rows), sum(t.n for t, _, after in rows if after)
+    found: Rate = rate(n_yes, n)
     low, high = found.low, found.high
+    by_seed: tuple[float, ...] = ()
     if len(seeds) > 1:
         # Several answers to one prompt are not independent: the interval is over prompts.
         of_prompt: dict[str, list[bool]] = {}
-        for pair_id, _, _, after in rows:
-            of_prompt.setdefault(pair_id, []).append(after)
+        of_seed: dict[int, list[bool]] = {seed: [] for seed in seeds}
+        for tally, _, after in rows:
+            of_prompt.setdefault(tally.pair_id, []).append(after)
+            of_seed[tally.seed].append(after)
         interval = stats.bootstrap_mean([sum(v) / len(v) for v in of_prompt.values()], seeds[0])
         low, high = (None, None) if interval is None else (interval.low, interval.high)
-    paired = before_after([before for _, _, before, _ in rows], [after for *_, after in rows])
-    by_seed = tuple(
-        sum(after for _, s, _, after in rows if s == seed) / sum(s == seed for _, s, _, _ in rows) for seed in seeds
-    )
+        by_seed = tuple(sum(v) / len(v) for v in of_seed.values())
+    gained = sum(t.n for t, before, after in rows if after and not before)
+    lost = sum(t.n for t, before, after in rows if before and not after)
     return OutcomeRate(
         key=key,
         split=split,
         outcome=name,
         title=title,
-        n=len(rows),
+        n=n,
         n_yes=n_yes,
-        n_before=paired.n_before,
+        n_before=sum(t.n for t, before, _ in rows if before),
         share=found.share,
         low=low,
         high=high,
-        p_value=paired.p_value if _is_ranked(key) and len(seeds) == 1 else None,
-        by_seed=by_seed if len(seeds) > 1 else (),
+        p_value=mcnemar_p(gained, lost) if _is_ranked(key) and len(seeds) == 1 else None,
+        by_seed=by_seed,
     )
 
 

@@ -4,6 +4,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -114,9 +115,13 @@ def before_after(before: Sequence[bool], after: Sequence[bool]) -> BeforeAfter:
     pairs = list(zip(before, after, strict=True))
     gained = sum(a and not b for b, a in pairs)
     lost = sum(b and not a for b, a in pairs)
-    table = [[sum(b and a for b, a in pairs), lost], [gained, sum(not b and not a for b, a in pairs)]]
-    p = float(mcnemar(table, exact=True).pvalue) if gained + lost else 1.0
-    return BeforeAfter(len(pairs), sum(map(bool, before)), sum(map(bool, after)), gained, lost, p)
+    return BeforeAfter(len(pairs), sum(map(bool, before)), sum(map(bool, after)), gained, lost, mcnemar_p(gained, lost))
+
+
+@lru_cache(maxsize=16_384)  # points of a sweep ask for the same few counts many times
+def mcnemar_p(gained: int, lost: int) -> float:
+    """McNemar's exact two-sided p value from how many prompts changed either way; 1 where none did."""
+    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue) if gained + lost else 1.0
 
 
 def permutation_p(

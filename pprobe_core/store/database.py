@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import duckdb
 import pandas as pd
@@ -191,14 +191,20 @@ class Database:
 
     @staticmethod
     def _insert(
-        cursor: duckdb.DuckDBPyConnection, table: str, frame: pd.DataFrame, columns: Sequence[str], **fixed: Any
+        cursor: duckdb.DuckDBPyConnection,
+        table: str,
+        frame: pd.DataFrame,
+        columns: Sequence[str],
+        *,
+        verb: Literal["insert", "insert or ignore"] = "insert",
+        **fixed: Any,
     ) -> None:
         """Bulk insert of `columns` of `frame`, with `fixed` values for further columns; all names come from code."""
         incoming = pa.Table.from_pandas(frame[list(columns)], preserve_index=False)
         names = ", ".join([*fixed, *columns])
         values = ", ".join([*(f"${name}" for name in fixed), *columns])
         cursor.register("incoming", incoming)
-        cursor.execute(f"insert into {table} ({names}) select {values} from incoming", fixed)  # noqa: S608
+        cursor.execute(f"{verb} into {table} ({names}) select {values} from incoming", fixed)  # noqa: S608
         cursor.unregister("incoming")  # not after an error: the cursor ends then, and this would hide the reason
 
     # -- connection --

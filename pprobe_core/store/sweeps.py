@@ -14,7 +14,7 @@ from pprobe_core.circuits.schema import Condition
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Neuron, Position
 from pprobe_core.interventions.statistics import SweepStage
-from pprobe_core.interventions.types import STAGE_KINDS, SweepPoint, SweepRequest, SweepResponse
+from pprobe_core.interventions.types import BASELINE_KEY, STAGE_KINDS, SweepPoint, SweepRequest, SweepResponse
 from pprobe_core.probing.types import tupled
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
@@ -24,6 +24,15 @@ RUN_TABLES = ("measured_effects", "measured_passes")  # of a run's model, shared
 STAGES: tuple[SweepStage, ...] = get_args(SweepStage)
 POINT_COLUMNS = tuple(field.name for field in fields(SweepPoint))
 RESPONSE_COLUMNS = ("key", "pair_id", "seed", "split", "text", "class_name", "finish", "rules_version")
+# Answers with the class that counts: the rules' or, with $labels, what a person said instead.
+_CLASSED = """
+    with classed as (
+        select r.key, r.split, r.pair_id, r.seed, r.text,
+               case when $labels then coalesce(l.class_name, r.class_name) else r.class_name end as class_name
+        from sweep_responses r left join labels l using (sweep_id, key, pair_id, seed)
+        where r.sweep_id = $sweep
+    )
+"""
 _QUOTED = ", ".join(f'"{name}"' for name in POINT_COLUMNS)  # "group" is a word of SQL
 
 
@@ -76,13 +85,7 @@ class Sweeps(Database):
         """Commit classified answers; those that are there already stay."""
         rows = pd.DataFrame([asdict(response) for response in responses]).assign(rules_version=rules_version)
         with self._transaction() as cursor:
-            there = cursor.execute(
-                "select key, pair_id, seed from sweep_responses where sweep_id = $sweep", {"sweep": sweep_id}
-            ).fetchall()
-            known = set(there)
-            new = [(k, p, s) not in known for k, p, s in zip(rows["key"], rows["pair_id"], rows["seed"], strict=True)]
-            if any(new):
-                self._insert(cursor, "sweep_responses", rows[new], RESPONSE_COLUMNS, sweep_id=sweep_id)
+            self._insert(cursor, "sweep_responses", rows, RESPONSE_COLUMNS, verb="insert or ignore", sweep_id=sweep_id)
 
     def add_passes(self, sweep_id: str, spent: Spent) -> None:
         """Commit what one attempt at a sweep spent."""
@@ -251,15 +254,86 @@ class Sweeps(Database):
 
     def sweep_responses(self, sweep_id: str) -> pd.DataFrame:
         """All answers: key, pair_id, seed, split, text, class_name, finish, rules_version, label (None where none)."""
+        return self._answers("", sweep_id)
+
+    def answers_at(self, sweep_id: str, keys: Sequence[str]) -> pd.DataFrame:
+        """The answers of some planned points only, with the columns and in the order of `sweep_responses`."""
+        return self._answers("and r.key in (select unnest($keys::varchar[]))", sweep_id, keys=list(keys))
+
+    def labelled_answers(self, sweep_id: str) -> pd.DataFrame:
+        """The answers that a person labelled, with the columns and in the order of `sweep_responses`."""
+        return self._answers("and l.class_name is not null", sweep_id)
+
+    def n_labels(self, sweep_id: str) -> int:
+        """How many answers of a sweep a person labelled."""
+        return int(self._rows("select count(*) from labels where sweep_id = $sweep", sweep=sweep_id)[0][0])
+
+    def answer_seeds(self, sweep_id: str) -> list[int]:
+        """The seeds that answers were drawn with; [] without answers."""
+        rows = self._rows(
+            "select distinct seed from sweep_responses where sweep_id = $sweep order by seed", sweep=sweep_id
+        )
+        return [int(seed) for (seed,) in rows]
+
+    def answer_ways(
+        self, sweep_id: str, use_labels: bool = False, multi_turn: Sequence[str] = (), known: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """How many answers of each point went from which class, unedited, to which, edited: a few rows per point.
+
+        Columns: key, split, before, after, multi_turn and known (whether the pair is one of those named), n. With
+        `use_labels` a person's label counts instead of the rules' class.
+        """
         return self._frame(
-            """
+            f"""
+            {_CLASSED}
+            select key, split, before, after, multi_turn, known, n
+            from (
+                select a.key, a.split, b.class_name as before, a.class_name as after,
+                       a.pair_id in (select unnest($multi_turn::varchar[])) as multi_turn,
+                       a.pair_id in (select unnest($known::varchar[])) as known,
+                       count(*) as n, min(a.pair_id) as first_pair
+                from classed a join classed b on b.key = $baseline and b.pair_id = a.pair_id and b.seed = a.seed
+                group by all
+            )
+            order by key, min(first_pair) over (partition by key, split), before, after, multi_turn, known
+            """,  # noqa: S608  (the text is ours)
+            sweep=sweep_id,
+            labels=use_labels,
+            baseline=BASELINE_KEY,
+            multi_turn=list(multi_turn),
+            known=list(known),
+        )
+
+    def answer_texts(
+        self, sweep_id: str, ways: Iterable[tuple[str, str]], pair_ids: Sequence[str], use_labels: bool = False
+    ) -> pd.DataFrame:
+        """Edited answers of some pairs that went one of these ways: key, split, before, after, pair_id, text."""
+        return self._frame(
+            f"""
+            {_CLASSED}
+            select a.key, a.split, b.class_name as before, a.class_name as after, a.pair_id, a.text
+            from classed a join classed b on b.key = $baseline and b.pair_id = a.pair_id and b.seed = a.seed
+            where a.pair_id in (select unnest($pairs::varchar[]))
+              and b.class_name || '/' || a.class_name in (select unnest($ways::varchar[]))
+            """,  # noqa: S608  (the text is ours)
+            sweep=sweep_id,
+            labels=use_labels,
+            baseline=BASELINE_KEY,
+            pairs=list(pair_ids),
+            ways=["/".join(way) for way in ways],
+        )
+
+    def _answers(self, which: str, sweep_id: str, **params: Any) -> pd.DataFrame:
+        return self._frame(
+            f"""
             select r.key, r.pair_id, r.seed, r.split, r.text, r.class_name, r.finish, r.rules_version,
                    l.class_name as label
             from sweep_responses r left join labels l using (sweep_id, key, pair_id, seed)
-            where r.sweep_id = $sweep
+            where r.sweep_id = $sweep {which}
             order by r.key, r.pair_id, r.seed
-            """,
+            """,  # noqa: S608  (the text is ours)
             sweep=sweep_id,
+            **params,
         )
 
     # -- labels --
