@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper
+from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper, snippets
 from pprobe_core.store import job_id_of
 from pprobe_core.wording import plural
-from ui import comparing, exports, recorded, shell, words
+from ui import comparing, exports, recorded, sharing, shell, words
 
 QUANTITIES = ("lens_after_ffn", "ffn", "attention", "skip", "ffn_skip")
 
@@ -40,6 +40,10 @@ exports.measured_on(
 )
 models = frames.models
 circuits = [c for c in request.circuits if any(c == of for _, of in found.runs)]
+
+with st.container(horizontal=True, gap="small"):
+    sharing.share_comparison(request)
+    sharing.code(snippets.comparison(request))
 
 st.session_state.setdefault("view", "overview")
 view = st.segmented_control(

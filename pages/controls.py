@@ -10,7 +10,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import asking, recorded, shell, sweeps, words
+from ui import asking, exports, meaning, recorded, sharing, shell, sweeps, words
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ def show_attention(run: Run, found: dict[str, Sweep]) -> None:
     with right:
         held = sweeps.points(found["held"])
         shell.figure(window_charts.held(held, split_of(held)), key="held")
+    meaning.sweep_card(run, found["held"])
 
 
 def show_layers(run: Run, found: dict[str, Sweep]) -> None:
     """Every layer's FFN and attention output switched off."""
     points = sweeps.points(found["layers"])
     shell.figure(window_charts.layer_ablation(points, split_of(points)), key="layer_ablation")
+    meaning.sweep_card(run, found["layers"])
 
 
 def show_threshold(run: Run, found: dict[str, Sweep]) -> None:
@@ -116,7 +118,7 @@ def ratio_table() -> None:
         ],
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
-    st.dataframe(
+    exports.table(
         rows[
             ["circuit", "model", "prompts", "ffn_skip_mean", "interval", "flip_rate", "structure", "stage", "n_pairs"]
         ],
@@ -188,10 +190,12 @@ if run is None:
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("What would a referee ask?", anchor=False, width="content")
     shell.run_picker(run.run_id)
+    sharing.share(run)
 st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
 
 shell.measured_on(run)
 recorded.run_notice(run)
+meaning.run_card(run)
 wanted = {kind: request for q in QUESTIONS for kind, request in zip(q.kinds, requests_for(run, q.kinds), strict=True)}
 there = newest(run, wanted)
 missing = [kind for kind in wanted if kind not in there]
@@ -224,6 +228,9 @@ for kind in missing:
             f"{words.SWEEP_KINDS[kind]}: the last try failed. {shell.escaped(str(job.error))}",
             icon=":material/error:",
         )
+else:
+    for request in wanted.values():
+        shell.finished_job(asking.job_of(request))
 
 for question in QUESTIONS:
     st.header(question.title, anchor=question.name)

@@ -7,7 +7,7 @@ from pprobe_core import response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, recorded, shell, sweeps, words
+from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, words
 
 AXES = {"dose": "n_neurons", "factor": "factor", "patch": "n_neurons"}
 
@@ -147,6 +147,7 @@ st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.re
 pickers(run)
 
 sweep = sweeps.chosen_sweep(run, NEURON_KINDS, st.session_state["_dose_request"])
+sharing.missing_sweep(run, sweep)
 if sweep is None:
     recorded.run_notice(run)
     st.info(
@@ -161,12 +162,14 @@ rates = sweeps.rates(sweep, use_labels=bool(st.session_state.get("use_labels")))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="curve", width="content")
     sweeps.sweep_picker(run, NEURON_KINDS, sweep)
+    sharing.share(run, sweep)
 sweeps.say_if_another(sweep, st.session_state["_dose_request"])
 st.caption(sweeps.facts(sweep))
 recorded.sweep_notice(run, sweep)
 recorded.agreement(run, sweep)
 if sentence := sweeps.finding(sweep, rates):
     st.markdown(f"**{shell.escaped(sentence)}**")
+meaning.sweep_card(run, sweep)
 sweeps.stage_card(run, sweep)
 
 

@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import asking, cards, couplings, harvest, recorded, shell, sweeps, tables, words
+from ui import asking, cards, couplings, harvest, meaning, recorded, sharing, shell, sweeps, tables, words
 
 run = shell.chosen_run()
 if run is None:
@@ -21,11 +21,13 @@ pairs, layers = shell.read("pairs", run.run_id), shell.read("layers", run.run_id
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False, width="content")
     shell.run_picker(run.run_id)
+    sharing.share(run)
 st.caption(shell.run_facts(run))
 shell.measured_on(run)
 recorded.run_notice(run)
 recorded.agreement(run)
 
+meaning.run_card(run)
 cards.verdict_card(run)
 sweeps.tested(run)
 cards.headline_numbers(run)

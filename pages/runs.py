@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pprobe_core import charts
-from ui import exports, recorded, shell, tables, words
+from ui import exports, recorded, sharing, shell, tables, words
 
 
 @st.dialog("Delete for good?")
@@ -74,6 +74,8 @@ with st.container(horizontal=True):
         help="Delete the ticked runs, after asking.",
     ):
         confirm_delete(chosen)
+    if len(chosen) == 1:
+        sharing.share(shell.store().run(chosen[0]), page="probe")
 
 recorded.set_controls()
 

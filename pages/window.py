@@ -7,7 +7,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, recorded, shell, sweeps, words
+from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, words
 
 EXCESS = "excess"
 MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
@@ -33,7 +33,7 @@ def pickers(run: Run) -> None:
                 "Read the answers too", key="sweep_answers", help=words.HELP["answers"], persist_state="session"
             )
         kind: SweepKind = st.session_state["window_kind"] or "window"
-        columns = st.columns([1.8, 2.5, 1.8, 2, 1.5], vertical_alignment="bottom")
+        columns = [*st.columns(3), *st.columns(3, vertical_alignment="bottom")]
         with columns[0]:
             st.selectbox(
                 "Direction", list(words.DIRECTIONS), key="sweep_direction", help=words.HELP["direction"],
@@ -60,7 +60,7 @@ def pickers(run: Run) -> None:
         except BadRequest as error:
             request = None
             st.error(shell.escaped(str(error)), icon=":material/error:")
-        with columns[4]:
+        with columns[5]:
             asking.run_button(request)
     asking.state_of(request)
     st.session_state["_window_request"] = request
@@ -89,6 +89,7 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             help="The row of the map that the layer curve and the answers below are about.", width=320,
             persist_state="session",
         )  # fmt: skip
+    shell.write_address()
     split, strength = st.session_state["window_split"], st.session_state["window_strength"]
     value = st.session_state["window_value"]
     left, right = st.columns(2, gap="large")
@@ -98,8 +99,8 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         else:
             shown = "excess" if value == EXCESS else "delta_mean"
             drawn = window_charts.window_map(points, sweep.summary, split, shown)
-        event = shell.figure(drawn, key=f"map_{sweep.sweep_id}_{value}_{split}", on_select="rerun")
-        st.caption("Click a cell to read the answers there.")
+        chart_key = f"map_{sweep.sweep_id}_{value}_{split}"
+        shell.figure(drawn, key=chart_key, on_select=lambda: take_over_cell(chart_key))
     with right:
         if rates.empty:
             st.info(
@@ -114,16 +115,22 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             )
     if rates.empty:
         return
-    cell = ((event.selection or {}).get("cell") or [{}])[0] if event else {}
-    layer = cell.get("layer")
-    ranked = points[(points["arm"] == "ranked") & (points["strength"] == cell.get("strength", strength))]
-    if layer is None:
-        layer = best_layer(rates, split, strength)
-    at_cell = ranked[ranked["layer"] == layer]
+    ranked = points[(points["arm"] == "ranked") & (points["strength"] == strength)]
+    layers = sorted(int(layer) for layer in ranked["layer"].dropna().unique())
+    if not layers:
+        return
+    best = best_layer(rates, split, strength)
+    shell.start_at("window_layer", layers, layers[0] if best is None else best)
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        st.subheader(f"Answers after layer {st.session_state['window_layer']} at strength {strength:g}", anchor=False)
+        st.selectbox(
+            "Layer", layers, key="window_layer", width=180, persist_state="session",
+            help="The layer whose answers are shown; a click on a cell of the map chooses layer and strength.",
+        )  # fmt: skip
+    shell.write_address()
+    at_cell = ranked[ranked["layer"] == st.session_state["window_layer"]]
     if len(at_cell):
         key = str(at_cell["key"].iloc[0])
-        shown = at_cell["strength"].iloc[0]
-        st.subheader(f"Answers after layer {layer} at strength {shown:g}", anchor=False)
         circuit = shell.circuit_of(run.request.circuit)
         left, right = st.columns([2, 3], gap="large")
         with left:
@@ -132,6 +139,15 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             answers.outcome_table(sweep, key)
         answers.agreement(sweep)
         answers.before_after(run, sweep, circuit, key, "window")
+
+
+def take_over_cell(chart_key: str) -> None:
+    """A click on a cell of the map chooses its layer and its strength."""
+    selection = (st.session_state.get(chart_key) or {}).get("selection") or {}
+    cell = (selection.get("cell") or [{}])[0]
+    if cell.get("layer") is not None and cell.get("strength") is not None:
+        shell.choose("window_layer", int(cell["layer"]))
+        shell.choose("window_strength", float(cell["strength"]))
 
 
 def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
@@ -179,6 +195,7 @@ st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.re
 pickers(run)
 
 sweep = sweeps.chosen_sweep(run, INJECTION_KINDS, st.session_state["_window_request"])
+sharing.missing_sweep(run, sweep)
 if sweep is None:
     recorded.run_notice(run)
     st.info(
@@ -193,6 +210,7 @@ rates = sweeps.rates(sweep)
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="map", width="content")
     sweeps.sweep_picker(run, INJECTION_KINDS, sweep)
+    sharing.share(run, sweep)
 sweeps.say_if_another(sweep, st.session_state["_window_request"])
 st.caption(
     f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
@@ -200,6 +218,7 @@ st.caption(
 )
 recorded.sweep_notice(run, sweep)
 recorded.agreement(run, sweep)
+meaning.sweep_card(run, sweep)
 left, right = st.columns(2, gap="large")
 with left:
     conditions_card(run, sweep)

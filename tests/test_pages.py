@@ -261,7 +261,7 @@ def test_a_deleted_run_is_gone_and_no_longer_shown(open_page: Open, finished: Pa
     shell.store().delete_run(gone)
     assert "Two finished runs are needed" in words_on(calm(app.run()))
     again = calm(open_page("probe", run=gone))
-    assert f"There is no run '{gone}'" in words_on(again)
+    assert f"run `{gone}`, which is not in this results file" in words_on(again)
 
 
 # -- the address --
@@ -286,7 +286,7 @@ def test_a_link_to_a_run_opens_that_run(open_page: Open, finished: Path) -> None
 
 def test_a_link_to_a_run_that_is_not_there_says_so(open_page: Open, finished: Path) -> None:
     app = calm(open_page("probe", finished, run="0123456789ab"))
-    assert "There is no run '0123456789ab'" in words_on(app)
+    assert "run `0123456789ab`, which is not in this results file" in words_on(app)
 
 
 def test_choosing_something_else_lets_go_of_the_linked_run(open_page: Open, finished: Path) -> None:

@@ -11,7 +11,7 @@ from pprobe_core.circuits.schema import Circuit
 from pprobe_core.interventions.types import BASELINE_KEY
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
-from ui import cards, shell, sweeps, words
+from ui import cards, exports, shell, sweeps, tables, words
 
 
 def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def outcome_table(sweep: Sweep, key: str) -> None:
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     columns = ["title", "split", "n", "before", "after", "interval", "labelled", "p_holm"]
-    st.dataframe(
+    exports.table(
         rows[[name for name in columns if name != "labelled" or has_labels]],
         hide_index=True,
         height=230,
@@ -98,7 +98,8 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
         drop=True
     )
     text = st.column_config.TextColumn
-    event = st.dataframe(
+    ids = [str(pair_id) for pair_id in rows["pair_id"]]
+    exports.table(
         rows.assign(
             shown_before=rows["shown_before"].map(classes).fillna(rows["shown_before"]),
             shown_after=rows["shown_after"].map(classes).fillna(rows["shown_after"]),
@@ -106,7 +107,7 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
         hide_index=True,
         height=300,
         key=f"answers_{place}",
-        on_select="rerun",
+        on_select=lambda: tables.take_over_tick(f"answers_{place}", ids),
         selection_mode="single-row",
         alt="Prompts with the class of the answer before and after the edit",
         column_config={
@@ -121,8 +122,7 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
     st.caption(
         f"{n_changed} of {len(rows)} answers change class (all splits). Tick a row to read both answers in full."
     )
-    chosen = event.selection.rows
-    row = rows.iloc[chosen[0] if chosen and chosen[0] < len(rows) else 0]
+    row = rows.iloc[tables.pair_picker(ids, [str(prompt) for prompt in rows["prompt"]])]
     _in_full(sweep, circuit, key, seed, row, place)
 
 

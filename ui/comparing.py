@@ -17,10 +17,11 @@ from pprobe_core.comparison import (
     checked_comparison,
 )
 from pprobe_core.errors import PprobeError
+from pprobe_core.jobs import JobStatus
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, models, shell, words
+from ui import backend, exports, models, shell, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -192,26 +193,34 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             st.error(shell.escaped(f"{'; '.join(places[:3])}{more}: {reason}"), icon=":material/error:")
         if refused := st.session_state.pop("refused", None):
             st.error(shell.escaped(refused), icon=":material/error:")
-        if active and job is not None:
-            st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, job.n_units_done)
-            return
-        if job is not None and job.state == "failed":
-            st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
-        elif job is not None and job.state == "cancelled" and found.n_missing:
-            st.caption(":material/stop_circle: It was cancelled. What was finished is kept: it goes on from there.")
-        unchecked = _cards(found)
-        if st.button(
-            f"Run what is missing ({plural(found.n_missing, 'part')})" if found.n_missing else "Everything is there",
-            key="compare_button",
-            type="primary",
-            icon=":material/play_arrow:" if found.n_missing else ":material/check:",
-            disabled=not found.n_missing or bool(unchecked),
-            help=words.HELP["compare_button"],
-        ):
-            shell.submit(request)
-            st.rerun()
-        if unchecked:
-            st.caption(f":material/info: Check {shell.escaped(', '.join(unchecked))} first: nothing is fetched unseen.")
+        watched = job is not None and (active or st.session_state.get("_watched") == job.job_id)
+        with st.container(key="watched_comparison" if watched else None):
+            _way_on(request, found, job)
+
+
+def _way_on(request: CompareRequest, found: Compared, job: JobStatus | None) -> None:
+    """Progress while the comparison runs, else the button that starts what is missing."""
+    if job is not None and job.state in shell.ACTIVE:
+        st.session_state["_watched"] = job.job_id
+        st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, job.n_units_done)
+        return
+    if job is not None and job.state == "failed":
+        st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
+    elif job is not None and job.state == "cancelled" and found.n_missing:
+        st.caption(":material/stop_circle: It was cancelled. What was finished is kept: it goes on from there.")
+    unchecked = _cards(found)
+    if st.button(
+        f"Run what is missing ({plural(found.n_missing, 'part')})" if found.n_missing else "Everything is there",
+        key="compare_button",
+        type="primary",
+        icon=":material/play_arrow:" if found.n_missing else ":material/check:",
+        disabled=not found.n_missing or bool(unchecked),
+        help=words.HELP["compare_button"],
+    ):
+        shell.submit(request)
+        st.rerun()
+    if unchecked:
+        st.caption(f":material/info: Check {shell.escaped(', '.join(unchecked))} first: nothing is fetched unseen.")
 
 
 def _cards(found: Compared) -> list[str]:
@@ -345,7 +354,7 @@ def ratio_table(ratios: pd.DataFrame) -> None:
         "stage",
         "note",
     ]
-    st.dataframe(
+    exports.table(
         rows[columns],
         hide_index=True,
         height="content" if len(rows) < 12 else 420,

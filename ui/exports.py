@@ -65,13 +65,22 @@ def save_figure(figure: Figure, key: str) -> None:
         _offer("Numbers (Parquet)", lambda: report.parquet_bytes(rows(), about), "parquet", PARQUET, key)
 
 
+def table(frame: pd.DataFrame, *, key: str, column_config: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """A table with its Save menu below; `options` are those of st.dataframe, whose answer is returned."""
+    event = st.dataframe(frame, key=key, column_config=column_config, **options)
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        save_table(frame, key, column_config)
+    return event
+
+
 def save_table(frame: pd.DataFrame, key: str, columns: Mapping[str, Any] | None = None) -> None:
     """The Save menu of a table, with the headings the page shows (`columns`: its column_config)."""
     source = _source()
     headings = {name: str(config["label"]) for name, config in (columns or {}).items() if config.get("label")}
 
     def rows() -> pd.DataFrame:
-        return frame.rename(columns=headings)
+        whole = frame if frame.index.name is None else frame.reset_index()
+        return whole.rename(columns=headings)
 
     with _menu(key, "Save this table. Texts that a spreadsheet would run as a formula are made harmless."):
         _offer("Table (CSV)", lambda: report.csv_bytes(rows()), "csv", CSV, key)

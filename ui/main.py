@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import exports, login, presenter, shell, tour
+from ui import exports, login, presenter, sharing, shell, tour
 
 st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="auto")
 
@@ -13,6 +13,7 @@ page = st.navigation(
     sections := {
         "Explore": [
             st.Page("../pages/start.py", title="Start", icon=":material/home:", default=True),
+            st.Page("../pages/playground.py", title="Playground", icon=":material/tune:", url_path="playground"),
         ],
         "Results": [
             st.Page("../pages/probe.py", title="Probe", icon=":material/query_stats:", url_path="probe"),
@@ -38,6 +39,7 @@ with shell.calm_errors():
     presenter.style()
     shell.sidebar()
     tour.begin(page)
+    shell.turn_to(page.url_path)
     with st.sidebar, st.container(key="ways", gap=None):
         tour.button()
         presenter.button()
@@ -46,4 +48,5 @@ with shell.calm_errors():
         presenter.bar(page, [one for section in sections.values() for one in section])
     else:
         tour.card(page)
-    page.run()
+    if sharing.is_here(page):
+        page.run()

@@ -238,7 +238,7 @@ def sync_selection(page: str = "") -> None:
         if text is not None and text != last.get(key):
             if choice.accepts(text):
                 choose(key, choice.value(text))
-            elif key in ("model", "circuit", "prompts") and 0 < len(text) <= 300:
+            elif key in ("circuit", "prompts") and given.get("run") and 0 < len(text) <= 300:
                 state["_not_here"] = {**state.get("_not_here", {}), key: text}
         elif text is None and key in last and same_page and (page == "" or key not in OF_A_REQUEST):
             state[key] = choice.default  # a step back to where it was not chosen yet
@@ -581,7 +581,25 @@ def job_progress(job: JobStatus, key: str) -> None:
 
 def watch_job(job_id: str) -> None:
     """Progress of one job in the page; the page is drawn again when it ends."""
+    st.session_state["_watched"] = job_id
     st.fragment(_watched, run_every=BUSY_SECONDS)(job_id)
+
+
+def finished_job(job: JobStatus | None) -> None:
+    """In the place of the progress that was watched here: that it is done. Nothing below moves when a job ends."""
+    if job is None or job.state != "done" or st.session_state.get("_watched") != job.job_id:
+        return
+    with st.container(border=True, key="watched_job"):
+        st.markdown(f"**{escaped(job_title(job.request))}**")
+        st.progress(1.0, text="Done")
+        st.caption(":material/check_circle: What it found stands below.")
+
+
+def turn_to(page: str) -> None:
+    """On another page than before: what was watched on the last one is no longer news."""
+    if st.session_state.get("_page", page) != page:
+        st.session_state.pop("_watched", None)
+    st.session_state["_page"] = page
 
 
 @calm_errors()

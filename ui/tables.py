@@ -14,7 +14,7 @@ from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from pprobe_core.wording import plural, verified
-from ui import cards, shell, words
+from ui import cards, exports, shell, words
 
 NUMBER = st.column_config.NumberColumn
 TEXT = st.column_config.TextColumn
@@ -34,7 +34,7 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
     ]  # fmt: skip
     # Ticks stand for places in the table, so other rows make another table.
     rows_id = zlib.crc32(" ".join(rows["name"]).encode())
-    event = st.dataframe(
+    event = exports.table(
         rows[columns],
         hide_index=True,
         height=430,
@@ -78,7 +78,8 @@ def names_at(names: Sequence[str], places: Sequence[int]) -> list[str]:
 
 
 def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
-    """All pairs with their margins; returns the place of the chosen row (the first one when none is chosen)."""
+    """All pairs with their margins; returns the place of the chosen pair (the first one when none is chosen)."""
+    ids = [str(pair_id) for pair_id in pairs["pair_id"]]
     classes = {c.name: c.title for c in circuit.response_classes} if circuit else {}
     rows = pairs.assign(
         pair_id=short_ids(list(pairs["pair_id"])),
@@ -88,7 +89,7 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
         class_perturbed=pairs["class_perturbed"].map(classes).fillna(pairs["class_perturbed"]),
     )
     margin = "Logit difference F on this prompt; above zero leans to the target."
-    event = st.dataframe(
+    exports.table(
         rows[
             [
                 "pair_id",
@@ -108,7 +109,7 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
         hide_index=True,
         height=300,
         key="pairs_table",
-        on_select="rerun",
+        on_select=lambda: take_over_tick("pairs_table", ids),
         selection_mode="single-row",
         alt="Prompt pairs with their logit differences",
         column_config={
@@ -130,8 +131,31 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
             "split": TEXT("Split", help=words.GLOSSARY["Discovery, validation, held out"]),
         },
     )
-    chosen = event.selection.rows
-    return int(chosen[0]) if chosen and chosen[0] < len(pairs) else 0
+    return pair_picker(ids, [str(text) for text in pairs["original_text"]])
+
+
+def pair_picker(ids: Sequence[str], prompts: Sequence[str]) -> int:
+    """The pair that is shown in full: chosen here, or ticked in the table above; returns its place."""
+    shell.start_at("pair", ids, ids[0])
+    short = dict(zip(ids, short_ids(ids), strict=True))
+    shown = dict(zip(ids, prompts, strict=True))
+    st.selectbox(
+        "Shown in full",
+        ids,
+        key="pair",
+        format_func=lambda i: f"{short.get(i, i)} · {shell.readable_name(shown.get(i, ''), 90)}",
+        help="The pair below. Ticking a row of the table chooses it too.",
+        persist_state="session",
+    )
+    shell.write_address()
+    return list(ids).index(st.session_state["pair"])
+
+
+def take_over_tick(table_key: str, ids: Sequence[str]) -> None:
+    """A ticked row of a table of pairs chooses that pair."""
+    ticked = ((st.session_state.get(table_key) or {}).get("selection") or {}).get("rows") or []
+    if ticked and ticked[0] < len(ids):
+        shell.choose("pair", ids[ticked[0]])
 
 
 def short_ids(ids: Sequence[str]) -> list[str]:
@@ -143,7 +167,7 @@ def short_ids(ids: Sequence[str]) -> list[str]:
 def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
     """One pair: both conversations, tokens with the changed pieces marked, first tokens, answers."""
     with st.container(border=True, key="pair_in_full"):
-        st.markdown(f"#### Pair {shell.escaped(str(pair['pair_id']))}")
+        st.markdown(f"### Pair {shell.escaped(str(pair['pair_id']))}")
         if pair["note"]:
             st.caption(f":material/info: {shell.escaped(str(pair['note']))}")
         for column, name in zip(st.columns(2, gap="large"), ("original", "perturbed"), strict=True):
@@ -178,7 +202,7 @@ def history(runs: pd.DataFrame) -> list[str]:
         "created_at", "source", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
         "n_pairs", "strings_from", "run_id", "coupling", "thinking", "seconds", "n_forward_passes",
     ]  # fmt: skip
-    event = st.dataframe(
+    event = exports.table(
         rows[columns],
         hide_index=True,
         height="content" if len(rows) <= 10 else 400,
@@ -224,13 +248,13 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
         ("Verdict", ("verdict", "structure"), 0),
         ("Seconds", ("seconds",), 1),
     ):
-        rows.append({"": label, "A": _shown(run_a, key, digits), "B": _shown(run_b, key, digits)})
-    rows.append({"": "Stage", "A": run_a.stage, "B": run_b.stage})
+        rows.append({"What": label, "A": _shown(run_a, key, digits), "B": _shown(run_b, key, digits)})
+    rows.append({"What": "Stage", "A": run_a.stage, "B": run_b.stage})
     for label, key in (
         ("FFN/Skip, 95 %", ("ffn_skip", "interval")),
         ("Change of F, 95 %", ("logit_diff", "delta_interval")),
     ):
-        rows.append({"": label, "A": shell.interval(_value(run_a, key)), "B": shell.interval(_value(run_b, key))})
+        rows.append({"What": label, "A": shell.interval(_value(run_a, key)), "B": shell.interval(_value(run_b, key))})
     settings = (
         ("Model", "model"),
         ("Behaviour", "circuit"),
@@ -241,8 +265,8 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
         ("Seed", "seed"),
     )
     for label, name in settings:
-        rows.append({"": label, "A": _setting(run_a, name), "B": _setting(run_b, name)})
-    st.table(pd.DataFrame(rows).set_index(""))
+        rows.append({"What": label, "A": _setting(run_a, name), "B": _setting(run_b, name)})
+    st.table(pd.DataFrame(rows).set_index("What"))
 
 
 def shared_neurons(run_a: Run, run_b: Run, k: int = 50) -> str:
@@ -310,7 +334,7 @@ def provenance(run: Run) -> None:
         **run.environment,
     }
     rows = [{"": name, "Value": str(value)} for name, value in facts.items() if value not in (None, "")]
-    st.dataframe(
+    exports.table(
         pd.DataFrame(rows).set_index(""),
         height="content",
         key="provenance",

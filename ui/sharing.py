@@ -1,0 +1,326 @@
+"""Sharing what is on screen: its full link, its files, its code; and links whose result is not here."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from pprobe_core import report, snippets
+from pprobe_core.comparison import CompareRequest
+from pprobe_core.errors import BadRequest, PprobeError
+from pprobe_core.interventions.requests import checked_sweep
+from pprobe_core.interventions.types import SweepRequest
+from pprobe_core.jobs import shape_of
+from pprobe_core.models import catalogue
+from pprobe_core.probing.strings import written_strings
+from pprobe_core.probing.types import ProbeRequest, tupled
+from pprobe_core.store import Run, Store, Sweep, job_id_of
+from ui import backend, shell, words
+
+RESULT_PAGES = ("probe", "dose", "window", "controls", "playground")
+
+
+# ---------------------------------------------------------------------------------------------------------- the link
+
+
+def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = None) -> str:
+    """The full address of what is on screen, with everything that another installation needs to make the same.
+
+    It names every choice of the page, also those that the page starts with. `page` is another page to open it on.
+    """
+    state = st.session_state
+    here = str(state.get("_page", ""))
+    page = here if page is None else page
+    address: dict[str, str] = {}
+    if run is not None:
+        address = {"run": run.run_id, **_request_in_words(run.request)}
+    if sweep is not None:
+        address |= {"sweep": sweep.sweep_id, "ask": _asked(sweep.request)}
+    general = {"probe": ("ranking",), "compare": ("models", "circuits", "view")}.get(page, ())
+    for key, choice in shell.selections().items():
+        text = shell.as_text(state.get(key))
+        if key not in address and (page in choice.pages or key in general) and key != "ask" and choice.accepts(text):
+            address[key] = text
+    root = str(st.context.url or "").partition("?")[0].rstrip("/").removesuffix(f"/{here}" if here else "")
+    base = f"{root}/{page}"
+    return f"{base}?{urlencode(address)}" if address else base
+
+
+def _request_in_words(request: ProbeRequest) -> dict[str, str]:
+    """A probe's request as the address writes it; what is at its default is left out, but for the first four."""
+    given = request.strings_from == "given"
+    values = {
+        "model": request.model,
+        "circuit": request.circuit.partition("@")[0],
+        "prompts": request.prompts,
+        "coupling": request.coupling,
+        "thinking": "" if request.thinking == ProbeRequest.thinking else request.thinking,
+        "limit": str(request.limit or ""),
+        "seed": "" if request.seed == ProbeRequest.seed else str(request.seed),
+        "target_strings": written_strings(request.target) if given else "",
+        "control_strings": written_strings(request.control) if given else "",
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _asked(request: SweepRequest) -> str:
+    """A sweep's request as short JSON: its kind and what differs from the defaults."""
+    values = {name: value for name, value in asdict(request).items() if value != getattr(SweepRequest, name, None)}
+    return json.dumps({name: value for name, value in values.items() if name != "run_id"}, separators=(",", ":"))
+
+
+def asked_sweep(run: Run) -> SweepRequest | None:
+    """The sweep that a link asks of a run; None where it names none that can be met here."""
+    text = str(st.session_state.get("ask") or "")
+    known = {field.name for field in fields(SweepRequest)} - {"run_id"}
+    try:
+        values = json.loads(text) if text else None
+        if not isinstance(values, dict) or not set(values) <= known:
+            return None
+        return checked_sweep(SweepRequest(run_id=run.run_id, **tupled(values)), shape_of(run))
+    except (ValueError, TypeError, BadRequest):
+        return None
+
+
+# --------------------------------------------------------------------------------------- the Share menu, the code
+
+
+def share(run: Run, sweep: Sweep | None = None, page: str | None = None) -> None:
+    """The Share menu of a run, or of one of its sweeps, and the code that makes the same; `page`: where to open it."""
+    with st.container(horizontal=True, width="content", gap="small"):
+        _share_menu(run, sweep, page)
+        code(snippets.sweep(run.request, sweep.request) if sweep else snippets.probe(run.request))
+
+
+@st.fragment
+@shell.calm_errors()
+def _share_menu(run: Run, sweep: Sweep | None, page: str | None) -> None:
+    """Drawn again when it is opened, so that the link says what is on screen by then."""
+    key = f"share_{sweep.sweep_id if sweep else run.run_id}"
+    with _popover(key) as menu:
+        if not menu.open:
+            return
+        _show_link(link(run, sweep, page))
+        store, run_id, sweep_id = shell.store(), run.run_id, sweep.sweep_id if sweep else None
+        names = (run_id, *([sweep_id] if sweep_id else []))
+        _download(
+            "Report (HTML)",
+            lambda: run_report(store, run_id),
+            report.file_name(run_id, suffix="html"),
+            key,
+            "The whole run with its sweeps as one file that opens in any browser, with no link to outside.",
+        )
+        _download(
+            "reproduce.json",
+            lambda: reproduce_file(store, run_id, sweep_id),
+            report.file_name(*names, "reproduce", suffix="json"),
+            key,
+            "What it takes to compute this again elsewhere and to compare number by number: "
+            "python -m pprobe_core reproduce FILE.",
+        )
+
+
+@st.fragment
+@shell.calm_errors()
+def share_comparison(request: CompareRequest) -> None:
+    """The Share menu of a comparison."""
+    key = f"share_{job_id_of(request)[:12]}"
+    with _popover(key) as menu:
+        if not menu.open:
+            return
+        _show_link(link())
+        store = shell.store()
+        name = report.file_name("compare", job_id_of(request)[:12], suffix="html")
+        _download(
+            "Report (HTML)",
+            lambda: comparison_report(store, request),
+            name,
+            key,
+            "The whole comparison as one file that opens in any browser, with no link to outside.",
+        )
+
+
+def _popover(key: str) -> Any:
+    return st.popover(
+        "Share", icon=":material/share:", help="Copy the link to what is on screen, or save a report of it.",
+        key=key, on_change="rerun",
+    )  # fmt: skip
+
+
+def _show_link(address: str) -> None:
+    st.markdown("**Link to what is on screen**")
+    st.code(address, language=None, wrap_lines=True)
+    st.caption(
+        "It opens on this computer. On another one with pprobe change the first part to its own address: where the "
+        "result is not there, the page says what is missing and can compute it."
+    )
+
+
+def _download(label: str, data: Callable[[], str], name: str, key: str, help_text: str) -> None:
+    st.download_button(
+        label, data, file_name=name, mime="text/html" if name.endswith("html") else "application/json",
+        key=f"{key}_{label}", help=help_text, on_click="ignore", icon=":material/download:", width="stretch",
+    )  # fmt: skip
+
+
+def run_report(store: Store, run_id: str) -> str:
+    """The HTML report of a run."""
+    from pprobe_core import html_report
+
+    return html_report.run_html(store, run_id)
+
+
+def comparison_report(store: Store, request: CompareRequest) -> str:
+    """The HTML report of a comparison as far as it is there."""
+    from pprobe_core import compare_frames, html_report
+
+    return html_report.comparison_html(store, compare_frames.compared(store, request))
+
+
+def reproduce_file(store: Store, run_id: str, sweep_id: str | None) -> str:
+    """The text of a reproduce.json."""
+    from pprobe_core.reproduction import reproduce_json
+
+    return json.dumps(reproduce_json(store, run_id, sweep_id), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def code(lines: str) -> None:
+    """The few lines that do this step in a notebook."""
+    with st.popover("Code", icon=":material/code:", help="The lines that do this step in Python, without this page."):
+        st.markdown("**The same in a notebook**")
+        st.code(lines, language="python")
+        st.caption("Run it in the project's folder with its environment; the numbers are those of this page.")
+
+
+# ------------------------------------------------------------------------------------------- links to what is not here
+
+
+def is_here(page: Any) -> bool:
+    """Whether the run that the address names is in the results file; if not, say what is missing, what can be done."""
+    run_id = str(st.session_state.get("run") or "")
+    if page.url_path not in RESULT_PAGES or not run_id or shell.store().has_run(run_id):
+        return True
+    _missing_run(run_id)
+    return False
+
+
+def _missing_run(run_id: str) -> None:
+    state = st.session_state
+    st.title("This result is not here", anchor=False)
+    with st.container(border=True, key="missing_run"):
+        st.markdown(
+            f"The link shows run `{run_id}`, which is not in this results file. It was made on another computer, or "
+            "it has been deleted."
+        )
+        if all(st.query_params.get(key) for key in ("model", "circuit", "prompts")):
+            _what_it_takes(run_id)
+        else:
+            st.markdown(
+                "The link does not say what was asked for. A link from the **Share** menu does; so does a "
+                "`reproduce.json` from there, which `python -m pprobe_core reproduce FILE` computes again."
+            )
+    with st.container(horizontal=True):
+        if not shell.store().runs().empty and st.button(
+            "Look at a run that is here",
+            key="forget_link",
+            icon=":material/arrow_forward:",
+            help="Leave the link and show the newest run of this results file.",
+        ):
+            state["run"] = state["sweep"] = state["ask"] = ""
+            state.pop("_not_here", None)
+            st.rerun()
+        st.page_link(shell.START, label="Go to Start", icon=":material/home:")
+
+
+def _what_it_takes(run_id: str) -> None:
+    """Which of model, behaviour and prompts are here; the button that computes the run where all three are."""
+    elsewhere: Mapping[str, str] = st.session_state.get("_not_here", {})
+    request = shell.request_from_pickers()
+    lacking = {
+        "Behaviour": "it is not here. Ask for its YAML file and import it on the Behaviours page."
+        if "circuit" in elsewhere
+        else "",
+        "Prompt set": "it is not here. Ask for its file and add it on the Prompt sets page."
+        if "prompts" in elsewhere
+        else "",
+    }
+    try:
+        catalogue.find_model(request.model)
+    except PprobeError as error:
+        lacking["Model"] = str(error)
+    named = {
+        "Model": request.model,
+        "Behaviour": elsewhere.get("circuit") or shell.circuit_title(request.circuit),
+        "Prompt set": elsewhere.get("prompts") or words.PROMPT_SETS.get(request.prompts, request.prompts),
+    }
+    for name, value in named.items():
+        why = lacking.get(name, "")
+        icon = ":material/cancel:" if why else ":material/check_circle:"
+        value = shell.readable_name(value)
+        st.markdown(f"{icon} **{name}** {shell.escaped(value)}{': ' + shell.escaped(why) if why else ' is here.'}")
+    if any(lacking.values()):
+        st.caption("When it is here, open the link again: then the run can be computed on this computer.")
+    else:
+        _compute(request, run_id)
+
+
+def _compute(request: ProbeRequest, run_id: str) -> None:
+    """The button that asks for the same run, its progress, and where it went when other weights gave another run."""
+    found = shell.store().run_of(request)
+    job = backend.find_job(job_id_of(request))
+    if job is not None and job.state in shell.ACTIVE:
+        shell.watch_job(job.job_id)
+        return
+    if job is not None and job.state == "failed":
+        st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
+    if found is not None and found != run_id:
+        st.info(
+            f"The same request has been computed here as run {found}. The number is another because the weights, the "
+            "prompts or the engine's version are not the same.",
+            icon=":material/info:",
+        )
+        if st.button("Show that run", key="show_other", type="primary", help="Show the run of this computer."):
+            shell.show_run(found)
+            st.rerun()
+        return
+    if st.button(
+        "Compute it here",
+        key="compute_link",
+        type="primary",
+        icon=":material/play_arrow:",
+        help="Run the same request on this computer. With the same weights it gives the run of the link.",
+    ):
+        shell.submit(request)
+        st.rerun()
+    if refused := st.session_state.pop("refused", None):
+        st.error(shell.escaped(refused), icon=":material/error:")
+
+
+def missing_sweep(run: Run, shown: Sweep | None) -> None:
+    """Where the sweep that the address names is not in the results file: say so, and offer to compute it."""
+    wanted = str(st.session_state.get("sweep") or "")
+    if not wanted or (shown is not None and shown.sweep_id == wanted):
+        return
+    request = asked_sweep(run)
+    with st.container(border=True, key="missing_sweep"):
+        st.markdown(
+            f":material/info: The link shows sweep `{wanted}` of this run, which is not here."
+            + (" Another sweep of the run is shown below." if shown is not None else "")
+        )
+        if request is None:
+            return
+        kind = words.SWEEP_KINDS[request.kind]
+        job = backend.find_job(job_id_of(request))
+        if job is not None and job.state in shell.ACTIVE:
+            shell.watch_job(job.job_id)
+        elif st.button(
+            f"Compute it here ({kind.lower()})",
+            key="compute_sweep",
+            icon=":material/play_arrow:",
+            help="Run the same sweep on this computer.",
+        ):
+            shell.submit(request)
+            st.rerun()
