@@ -19,6 +19,7 @@ from pprobe_core.wording import plural, verified
 
 ExportFormat = Literal["csv", "parquet", "json"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+RECORDED_MARK = "; recorded, not computed on this computer"
 TOP_NEURONS = 500  # in the JSON of a run
 
 _PAIR_FIELDS = (
@@ -64,6 +65,7 @@ def run_json(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         "token_preview": records(store.token_preview(run_id)),
         "stage_reached": run.stage,
         "sweeps": records(store.sweeps(run_id)[["sweep_id", "kind", "ranking", "stage"]]),
+        "recorded": run.recorded,
         "request": run.request,
         "environment": run.environment,
     }
@@ -81,7 +83,7 @@ def run_text(store: Store, run_id: str, ranking: Ranking = "shared", top: int = 
         f"prompts {s.get('prompts', run.request.prompts)}, coupling {run.request.coupling}",
         f"{plural(s['n_pairs'], 'prompt pair')}, {plural(s['n_forward_passes'], 'forward pass', suffix='es')}, "
         f"{s['seconds']:.1f} s, "
-        f"{run.created_at:%Y-%m-%d %H:%M} UTC",
+        f"{run.created_at:%Y-%m-%d %H:%M} UTC{RECORDED_MARK if run.recorded else ''}",
         *_asked_lines(run.request, s),
         "",
         *meaning_of_run(store, run_id).lines(),

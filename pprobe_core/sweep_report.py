@@ -208,6 +208,7 @@ def sweep_json(store: Store, sweep_id: str) -> dict[str, Any]:
         "sweep_id": sweep_id,
         "run_id": sweep.run_id,
         "created_at": sweep.created_at,
+        "recorded": sweep.recorded,
         "model": s.get("model"),
         "circuit": s.get("circuit"),
         "kind": sweep.request.kind,
@@ -251,7 +252,8 @@ def sweep_text(store: Store, sweep_id: str) -> str:
     sweep = store.sweep(sweep_id)
     s, points = sweep.summary, store.points(sweep_id)
     lines = [
-        f"Sweep {sweep_id} of run {sweep.run_id}: {s.get('circuit')} on {s.get('model')}",
+        f"Sweep {sweep_id} of run {sweep.run_id}: {s.get('circuit')} on {s.get('model')}"
+        f"{'; recorded, not computed on this computer' if sweep.recorded else ''}",
         f"{_head(sweep)}; {_what(sweep)}",
         f"On the {sweep.request.condition} prompts, {_position(sweep)}: {_counts(s['baseline'])}",
         "Unedited logit difference: " + "; ".join(_baseline(row) for row in s["baseline"]),

@@ -37,13 +37,14 @@ def worker(options: argparse.Namespace) -> Iterator["Jobs"]:
         jobs.close(timeout=PATIENCE)
 
 
-def finished(jobs: "Jobs", request: "Request") -> "JobStatus":
+def finished(jobs: "Jobs", request: "Request", *, here: bool = False) -> "JobStatus":
     """Ask for a job and wait, showing its progress on a terminal; how it ended. Ctrl-C cancels it.
 
+    With `here` a recorded result is computed again.
     Raises Cancelled when it was stopped, and the job's own error, with its exit code, when it failed.
     """
     with stdout_is_ours():
-        job_id = jobs.submit(request)
+        job_id = jobs.submit(request, here=here)
         try:
             while not (status := jobs.wait(job_id, timeout=0.2)).ended:
                 count = f" {status.count}" if status.total else ""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 from pprobe_core import settings
 from pprobe_core.circuits.schema import Condition
-from pprobe_core.cli import comparing, listings, probing, prompts, recorded, responding, runs, sweeping
+from pprobe_core.cli import circuits, comparing, listings, probing, prompts, recorded, responding, runs, sweeping
 from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.edits import Position
@@ -129,6 +129,7 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
         help="where the circuit's tokens miss most answers: run again with first tokens of the model's own answers",
     )
     probe.add_argument("--no-generate", action="store_true", help="do not read the first words of the model's answers")
+    _add_here(probe)
     _add_ranking(probe)
     _add_db(probe)
     _add_json(probe)
@@ -198,6 +199,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser, kind: SweepKind) -> None
     parser.add_argument("--temperature", type=float, metavar="T", help="of sampled answers (default: 0, greedy)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="of each answer (default: 24)")
     parser.add_argument("--no-collateral", action="store_true", help="leave out other circuits and neutral text")
+    _add_here(parser)
     parser.add_argument("--seed", type=int, help=f"of every random draw (default: {settings.SEED})")
 
 
@@ -316,6 +318,10 @@ def _add_db(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
     text = f"id of a stored run, its first letters, or {sweeping.LATEST} (see `runs list`)"
     parser.add_argument("--run", dest="run_id", metavar="RUN", required=required, help=text)
+
+
+def _add_here(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--here", action="store_true", help="compute it even where a recorded result is there")
 
 
 def _add_position(parser: argparse.ArgumentParser) -> None:

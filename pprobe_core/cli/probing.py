@@ -45,7 +45,7 @@ def probe(options: argparse.Namespace) -> int:
     )
     request = checked(request)  # before a results file is made for nothing
     with worker(options) as jobs:
-        run_id = str(finished(jobs, request).run_id)
+        run_id = str(finished(jobs, request, here=options.here).run_id)
         harvest: dict[str, Any] = {}
         said = ""
         if options.harvest:

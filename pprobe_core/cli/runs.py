@@ -30,7 +30,7 @@ def list_runs(options: argparse.Namespace) -> int:
         say(f"No runs yet in {results_file(options)}. {example}")
     else:
         history["created_at"] = history["created_at"].dt.strftime("%Y-%m-%d %H:%M")
-        columns = (*_COLUMNS, "structure", "stage", "n_sweeps")
+        columns = (*_COLUMNS, "structure", "stage", "n_sweeps", "recorded")
         say(table(list(history[list(columns)].itertuples(index=False, name=None)), columns))
     return 0
 

@@ -48,7 +48,7 @@ def sweep(options: argparse.Namespace) -> int:
         request = _request(options, run.run_id, run.request.circuit)
         checked_sweep(request, shape_of(run))  # before a worker starts for nothing
     with worker(options) as jobs:
-        sweep_id = str(finished(jobs, request).sweep_id)
+        sweep_id = str(finished(jobs, request, here=options.here).sweep_id)
         if options.json:
             write_result(sweep_report.sweep_json(jobs.store, sweep_id), "sweep", sweep_id, options.json)
         else:
