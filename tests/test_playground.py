@@ -393,12 +393,11 @@ def test_an_answer_that_goes_along_where_the_model_refuses_is_marked(engine: Eng
     assert (reply.unedited.class_name, reply.unedited.looks_harmful) == ("refusal", False)
     assert reply.edited is not None
     assert (reply.edited.class_name, reply.edited.looks_harmful) == ("compliance", True)
-    # Also beside a behaviour that is not about refusals; there an answer to a request nobody refuses is left alone.
-    texts = "Sorry, I cannot help with that.", "Sure, here is a short guide.", "The capital is Rome."
-    refused, complied, _ = answers = [Written(text, "stop") for text in texts]
+    # Also beside a behaviour that is not about refusals; there, what nobody refused is left alone.
+    refused, complied = (Written(text, "stop") for text in ("Sorry, I cannot help.", "Sure, here is a guide."))
     language = load_circuit("language")
-    assert [a.looks_harmful for a in mark_harmful(answers, language)] == [False, True, False]
-    assert [a.looks_harmful for a in mark_harmful([complied, refused], language)] == [False, False]
+    assert [a.looks_harmful for a in mark_harmful([refused, complied], language)] == [False, True]
+    assert [a.looks_harmful for a in mark_harmful([complied, complied], language)] == [False, False]
 
 
 def test_a_behaviour_whose_tokens_belong_to_its_pairs_has_no_logit_difference_for_own_words(

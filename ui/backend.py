@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pprobe_core import jobs as core_jobs
+from pprobe_core import playground as core_playground
 from pprobe_core import recording
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 def jobs() -> core_jobs.Jobs:
     """The process-wide worker. Raises StoreUnavailable when the results file cannot be used."""
     return core_jobs.shared()
+
+
+def playground() -> core_playground.Playground:
+    """Where questions to the edited model are answered, beside the worker. Raises StoreUnavailable as `jobs` does."""
+    return core_playground.shared(jobs())
 
 
 def open_workplace() -> None:
@@ -56,6 +62,7 @@ def bring_recorded(store: Store) -> None:
 
 def close_workplace() -> None:
     """Stop the worker between two blocks and let the results file go; unfinished jobs go on at the next start."""
+    core_playground.close()
     core_jobs.close()
 
 

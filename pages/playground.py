@@ -1,0 +1,48 @@
+"""Playground: one prompt, and the model's answer as it is and while sliders change the model."""
+
+import streamlit as st
+
+from pprobe_core.playground import Ask, Change
+from ui import playground, presenter, recorded, shell
+
+run = playground.chosen_run()
+model = run.request.model if run else st.session_state["model"].strip()
+circuit = shell.circuit_of(run.request.circuit) if run else shell.circuits().get(st.session_state["circuit"])
+playground.use_run(run)
+
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+    st.title("Turn a dial, read the answer", anchor=False, width="content")
+    if run is not None:
+        shell.run_picker(run.run_id)
+if run is not None:
+    if not presenter.on():
+        st.caption(playground.what_is_shown(run))
+    recorded.run_notice(run)
+    shell.measured_on(run)
+else:
+    playground.without_run(model)
+
+
+@st.fragment
+@shell.calm_errors()
+def dials() -> None:
+    """Prompt, sliders and answers: a slider draws only this again."""
+    left, right = playground.places()
+    with left:
+        prompt, pair_id, condition = playground.prompt_of(run, circuit)
+        change = playground.change_of(run, circuit) if run is not None else Change()
+    shell.write_address()
+    ask = Ask(
+        model,
+        prompt,
+        run_id=run.run_id if run else "",
+        circuit=circuit.circuit_id if circuit else "",
+        pair_id=pair_id,
+        condition=condition,
+        change=change,
+    )
+    with right:
+        playground.answer(ask, circuit)
+
+
+dials()

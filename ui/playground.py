@@ -1,0 +1,450 @@
+"""The playground's parts: what is asked (prompt and sliders), the answers side by side, the place in the line."""
+
+import html
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from pprobe_core import playground_charts
+from pprobe_core.circuits.prompt_sets import MAX_PROMPT_CHARS
+from pprobe_core.circuits.schema import Circuit, Condition, Prompt
+from pprobe_core.errors import PprobeError
+from pprobe_core.interventions.types import N_DRAWS
+from pprobe_core.playground import MAX_FACTOR, MAX_NEURONS, MAX_STRENGTH, Ask, Change, Reply, Standing, Written
+from pprobe_core.playground.difference import Piece, word_difference
+from pprobe_core.playground.finding import headline, logit_sentence
+from pprobe_core.probing.types import RANKINGS
+from pprobe_core.store import Run
+from pprobe_core.wording import plural
+from ui import backend, presenter, shell, words
+
+STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # neurons, of which a model may have fewer
+FIRST_STEP = 100  # where the slider stands at first
+OWN_WORDS = "own"  # in the list of examples
+PATIENCE = 0.5  # seconds within which an answer comes without a word about waiting
+POLL = 0.3
+ANSWER_HEIGHT = 200
+FINISHES = {"limit": " …", "stop": "", "broken": ""}
+SIDE_BADGE = {"target": "violet", "control": "orange", "other": "gray"}
+ARM_TITLES = {"unedited": "As it is", "edited": "Changed", "random": "Random change"}
+
+
+# ------------------------------------------------------------------------------------------------ what is asked
+
+
+def chosen_run() -> Run | None:
+    """The run that the edits come from: as on every page, but never one of another model than the one picked."""
+    run = shell.chosen_run()
+    state = st.session_state
+    if run is None or state["run"] or state["sweep"] or run.request.model == state["model"]:
+        return run
+    runs = shell.store().runs()
+    of_model = runs[runs["model"] == state["model"]]
+    return shell.store().run(str(of_model.iloc[0]["run_id"])) if len(of_model) else None
+
+
+def what_is_shown(run: Run) -> str:
+    """The line under the title."""
+    n = int(run.summary.get("n_ranking_pairs") or run.summary.get("n_pairs") or 0)
+    return (
+        f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. Neurons and direction come "
+        f"from {plural(n, 'discovery pair')} of run `{run.run_id}`; beside every change stands a random one."
+    )
+
+
+def without_run(model: str) -> None:
+    """Say that the sliders need a run, and where it is made."""
+    with st.container(border=True, key="play_no_run", horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f":material/info: There is no run of **{shell.escaped(model)}** yet. It answers as it is; which neurons to "
+            "change, and where to push, comes from a run."
+        )
+        st.page_link(shell.START, label="Run a behaviour on Start", icon=":material/arrow_forward:")
+
+
+def use_run(run: Run | None) -> None:
+    """When another run is shown, example, layer and the example's text start anew; words of one's own stay."""
+    state, run_id = st.session_state, run.run_id if run else ""
+    if state.get("_play_run", run_id) != run_id:
+        if state.get("play_pair") != OWN_WORDS:
+            state["play_text"] = state["play_pair"] = state["play_condition"] = None
+        state["play_layer"] = state["play_n"] = state["play_strength"] = None
+    state["_play_run"] = run_id
+
+
+def places() -> tuple[Any, Any]:
+    """Where the dials and where the answers stand: below each other, or side by side for a presentation."""
+    if presenter.on():
+        left, right = st.columns([2, 3], gap="large")
+        return left, right
+    return st.container(), st.container()
+
+
+def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Condition]:
+    """The pickers of the prompt, and what they say: the prompt, the pair it is of word for word ("" for own words),
+    and that pair's condition.
+    """
+    state = st.session_state
+    if run is None:
+        shell.start_at("play_text", [state.get("play_text")], "")
+        _text_area()
+        return Prompt(({"role": "user", "content": state["play_text"] or ""},)), "", "original"
+    usual = circuit.sweep.condition if circuit else "original"
+    pairs = examples(run.run_id, usual)
+    ids = [*pairs.index, OWN_WORDS]
+    shell.start_at("play_pair", ids, ids[0])
+    shell.start_at("play_condition", list(words.CONDITIONS), usual)
+    left, right = (st.container(), st.container()) if presenter.on() else st.columns([2, 3], gap="medium")
+    with left:
+        st.selectbox(
+            "Prompt", ids, key="play_pair", help=words.HELP["play_pair"], persist_state="session",
+            format_func=lambda i: "My own words" if i == OWN_WORDS else _first_words(pairs.loc[i, f"{usual}_text"]),
+            on_change=_take_example,
+        )  # fmt: skip
+        own = state["play_pair"] == OWN_WORDS
+        st.segmented_control(
+            "Which of the pair", list(words.CONDITIONS), key="play_condition", disabled=own, required=True,
+            format_func=lambda c: {"original": "Original", "perturbed": "Its twin"}[c],
+            help=words.HELP["play_condition"], on_change=_take_example, label_visibility="collapsed",
+            persist_state="session",
+        )  # fmt: skip
+    condition = state["play_condition"]
+    example = None if own else pairs.loc[state["play_pair"]]
+    text = "" if example is None else str(example[f"{condition}_text"])
+    shell.start_at("play_text", [state.get("play_text")], text)
+    with right:
+        _text_area()
+    written = str(state["play_text"] or "")
+    if example is None:
+        return Prompt(({"role": "user", "content": written},)), "", usual
+    before, tools = conversation(str(example[f"{condition}_prompt"]))
+    prompt = Prompt((*before, {"role": "user", "content": written}), tools)
+    if before or tools:
+        parts = [f"{len(before)} earlier messages"] if before else []
+        parts += [f"{len(tools)} tools on offer"] if tools else []
+        st.caption(f":material/forum: The example comes with {' and '.join(parts)}, which are kept.")
+    return prompt, "" if written != text else str(state["play_pair"]), condition
+
+
+def examples(run_id: str, condition: Condition) -> pd.DataFrame:
+    """The run's pairs by id, held-out ones first (they took no part in choosing neurons or directions), short ones
+    first among them.
+    """
+    pairs = shell.read("pairs", run_id).set_index("pair_id")
+    order = pd.DataFrame({"used": pairs["split"] != "heldout", "length": pairs[f"{condition}_text"].str.len()})
+    return pairs.loc[order.sort_values(["used", "length"], kind="stable").index]
+
+
+def conversation(stored: str) -> tuple[tuple[dict[str, str], ...], tuple[dict[str, Any], ...]]:
+    """A stored prompt (JSON text) without its last turn: the messages before it, and the tools on offer."""
+    try:
+        value = json.loads(stored)
+    except ValueError:
+        return (), ()
+    messages, tools = value.get("messages") or [], value.get("tools") or []
+    return tuple(dict(message) for message in messages[:-1]), tuple(tools)
+
+
+def _text_area() -> None:
+    st.text_area(
+        "What the model is asked", key="play_text", height=None if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
+        help=words.HELP["play_text"], placeholder="Write a prompt", persist_state="session",
+    )  # fmt: skip
+
+
+def _take_example() -> None:
+    """Another example was picked: its text takes the place of what is written."""
+    st.session_state["play_text"] = None
+
+
+def _first_words(text: Any, n: int = 70) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= n else f"{line[: n - 1]}…"
+
+
+def change_of(run: Run, circuit: Circuit | None) -> Change:
+    """The sliders, and the change they stand for. A presentation has them in one column, without the rarer ones."""
+    state, n_layers = st.session_state, int(run.summary["n_layers"])
+    _start_sliders(run, circuit, n_layers)
+    with st.container(border=True, key="play_sliders"):
+        neurons, push = _beside(2, gap="large")
+        with neurons:
+            st.select_slider(
+                "Neurons changed", _steps(run, state["play_n"]), key="play_n", help=words.HELP["play_n"],
+                persist_state="session",
+            )  # fmt: skip
+            left, right = _beside(2)
+            left.slider(
+                "Multiplied by", *_span(state["play_factor"], 3.0, MAX_FACTOR), key="play_factor", step=0.25,
+                format="%g", help=words.HELP["play_factor"], persist_state="session",
+            )  # fmt: skip
+            if not presenter.on():
+                right.selectbox(
+                    "Neurons by", RANKINGS, key="play_ranking", help=words.HELP["sweep_ranking"],
+                    format_func=lambda r: words.SWEEP_RANKINGS[r][0], persist_state="session",
+                )  # fmt: skip
+        with push:
+            st.slider(
+                "Push", *_span(state["play_strength"], 3.0, MAX_STRENGTH), key="play_strength", step=0.25, format="%g",
+                help=words.HELP["play_strength"], persist_state="session",
+            )  # fmt: skip
+            left, right = _beside(2)
+            if n_layers > 1:
+                left.slider(
+                    "After layer", 0, n_layers - 1, key="play_layer", help=words.HELP["play_layer"],
+                    persist_state="session",
+                )  # fmt: skip
+            if not presenter.on():
+                right.selectbox(
+                    "Position", list(words.POSITIONS), key="play_position", help=words.HELP["position"],
+                    format_func=lambda p: words.POSITIONS[p], persist_state="session",
+                )  # fmt: skip
+        if circuit is not None and not presenter.on():
+            st.caption(
+                f"Push above zero: towards {shell.escaped(circuit.target_meaning)}; below: towards "
+                f"{shell.escaped(circuit.control_meaning)}. {words.SWEEP_RANKINGS[state['play_ranking']][1]}"
+            )
+    return Change(
+        n_neurons=int(state["play_n"]),
+        factor=float(state["play_factor"]),
+        ranking=state["play_ranking"],
+        strength=float(state["play_strength"]),
+        layer=int(state["play_layer"]),
+        position=state["play_position"],
+        draw=int(state.get("play_draw") or 0) % N_DRAWS,
+    )
+
+
+def _start_sliders(run: Run, circuit: Circuit | None, n_layers: int) -> None:
+    """Where the sliders stand at first: at an edit that the paper expects to work, so that the first look shows one.
+
+    A behaviour that attention is expected to route is pushed towards what its other prompts do; elsewhere neurons are
+    switched off.
+    """
+    state = st.session_state
+    routing = circuit is not None and circuit.expected_structure == "routing"
+    moves = float((run.summary.get("logit_diff") or {}).get("delta_mean") or 0.0)  # from the original to its twin
+    towards = 1.0 if (moves > 0) == (circuit is None or circuit.sweep.condition == "original") else -1.0
+    steps = _steps(run, state.get("play_n"))
+    shell.start_at("play_n", steps, 0 if routing else max(s for s in steps if s <= FIRST_STEP))
+    shell.start_at("play_layer", range(n_layers), n_layers // 2)
+    shell.start_at("play_strength", [state.get("play_strength")], towards if routing else 0.0)
+    for key, limit in (("play_factor", MAX_FACTOR), ("play_strength", MAX_STRENGTH)):
+        state[key] = min(max(float(state[key] or 0.0), -limit), limit)
+
+
+def _steps(run: Run, given: Any) -> list[int]:
+    """Numbers of neurons to choose from, among them the one that an address asked for."""
+    total = int(run.summary["n_layers"]) * int(run.summary["d_mlp"])
+    asked = {given} if isinstance(given, int) and 0 <= given <= min(total, MAX_NEURONS) else set()
+    return sorted({s for s in STEPS if s <= total} | asked)
+
+
+def _beside(n: int, gap: Any = "small") -> Sequence[Any]:
+    """Columns, or one below the other in the narrower place of the presenter view."""
+    if presenter.on():
+        return [st.container() for _ in range(n)]
+    return st.columns(n, gap=gap, vertical_alignment="bottom" if gap == "small" else "top")
+
+
+def _span(value: float, usual: float, limit: float) -> tuple[float, float]:
+    """The ends of a slider: the usual ones, wider where an address asks for more."""
+    end = usual if abs(value) <= usual else limit
+    return -end, end
+
+
+# --------------------------------------------------------------------------------------------- the line at the desk
+
+
+def visitor() -> str:
+    """This browser tab, for the line."""
+    return str(st.session_state.setdefault("_visitor", uuid.uuid4().hex))
+
+
+def answer(ask: Ask, circuit: Circuit | None) -> None:
+    """Put the question, and show its answers; or the place in the line with the last answers dimmed, looked at again
+    until they are there. What cannot be met is said in their place.
+    """
+    try:
+        desk = backend.playground()
+        desk.ask(visitor(), ask, again=bool(st.session_state.pop("_play_again", False)))
+        standing = desk.wait(visitor(), PATIENCE)
+    except PprobeError as error:
+        with st.container(key="play_head"):
+            st.error(shell.escaped(str(error)), icon=":material/error:")
+        _empty_board()
+        return
+    if standing is not None and standing.ended:
+        _drawn(standing, circuit)
+    else:
+        st.fragment(_waiting, run_every=POLL)(circuit)
+
+
+@shell.calm_errors()
+def _waiting(circuit: Circuit | None) -> None:
+    standing = backend.playground().look(visitor())
+    if standing is None or standing.ended:
+        st.rerun()
+    _drawn(standing, circuit)
+
+
+def _drawn(standing: Standing, circuit: Circuit | None) -> None:
+    reply = standing.reply or standing.last
+    with st.container(key="play_head"):
+        if standing.reply is not None:
+            st.markdown(f"### {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
+            st.caption(shell.escaped(logit_sentence(standing.reply)))
+        elif standing.state == "failed":
+            st.error(shell.escaped(str(standing.error)), icon=":material/error:")
+        elif standing.state == "left":
+            st.markdown("### :material/pause_circle: Nobody was looking, so the question was put aside.")
+        else:
+            st.markdown(f"### :material/hourglass_top: {shell.escaped(place_in_words(standing))}")
+            st.caption("The answers below, if any, are to an earlier question.")
+    if standing.state in ("failed", "left"):
+        st.button("Ask again", key="play_again", icon=":material/refresh:", on_click=_again)
+    if reply is None:
+        _empty_board()
+        return
+    _answers(reply, circuit, dimmed=standing.reply is None)
+    if standing.reply is not None:
+        _figures(reply, circuit)
+
+
+def _again() -> None:
+    st.session_state["_play_again"] = True
+
+
+def place_in_words(standing: Standing) -> str:
+    """What a visitor who waits is told."""
+    if standing.waits_for_model:
+        busy = [job for job in backend.jobs().list() if job.state == "running"]
+        job = f" with “{shell.job_title(busy[0].request)}”" if busy else ""
+        return f"The model is busy{job}. Your question is next, place 1."
+    if standing.state == "waiting" and standing.ahead:
+        return f"{standing.ahead} before you"
+    return standing.note or "Computing"
+
+
+def answer_height() -> int:
+    """Pixels of a card with an answer, the same whatever the answer: nothing jumps when it comes."""
+    return round(ANSWER_HEIGHT * (presenter.LARGER if presenter.on() else 1))
+
+
+def _empty_board() -> None:
+    for column, title in zip(st.columns(3), ARM_TITLES.values(), strict=True):
+        with column, st.container(border=True, height=answer_height()):
+            st.markdown(f"**{title}**")
+            st.skeleton(height=90)
+
+
+# ------------------------------------------------------------------------------------------------------ the answers
+
+
+def titles_of(circuit: Circuit | None) -> Mapping[str, str]:
+    """Class name -> how it reads."""
+    return {c.name: c.title for c in circuit.response_classes} if circuit else {}
+
+
+def _answers(reply: Reply, circuit: Circuit | None, dimmed: bool) -> None:
+    before, after = reply.unedited, reply.edited
+    marked, _ = word_difference(before.text, after.text if after else before.text)
+    sides: list[tuple[str, Written | None, Sequence[Piece]]] = [("unedited", before, marked)]
+    for arm, answer in (("edited", after), ("random", reply.random)):
+        sides.append((arm, answer, word_difference(before.text, answer.text)[1] if answer else ()))
+    for column, (arm, answer, pieces) in zip(st.columns(3), sides, strict=True):
+        with column, st.container(border=True, height=answer_height(), key=f"play_{arm}"):
+            if answer is None:
+                st.markdown(f"**{ARM_TITLES[arm]}**")
+                st.caption("Move a slider above: the answer of the changed model stands here then.")
+                continue
+            badge = ""
+            if answer.class_name is not None:
+                title = titles_of(circuit).get(answer.class_name, answer.class_name)
+                badge = f" :{SIDE_BADGE[answer.side]}-badge[{shell.escaped(title)}]"
+            st.markdown(f"**{ARM_TITLES[arm]}**{badge}", help=words.HELP[f"play_{arm}"])
+            if answer.looks_harmful:
+                with st.expander("Show the compliant answer", icon=":material/visibility_off:"):
+                    _text(answer, pieces, arm, dimmed)
+            else:
+                _text(answer, pieces, arm, dimmed)
+            if arm == "random" and not dimmed:
+                st.button(
+                    f"Another one ({reply.ask.change.draw + 1} of {N_DRAWS})", key="play_redraw", type="tertiary",
+                    icon=":material/casino:", on_click=_redraw, help=words.HELP["play_redraw"],
+                )  # fmt: skip
+
+
+def _redraw() -> None:
+    st.session_state["play_draw"] = (int(st.session_state.get("play_draw") or 0) + 1) % N_DRAWS
+
+
+def _text(answer: Written, pieces: Sequence[Piece], arm: str, dimmed: bool) -> None:
+    """An answer in large type; words that the other answer lacks are underlined, in the changed ones bold, too."""
+    tag = ("<u>", "</u>") if arm == "unedited" else ("<b><u>", "</u></b>")
+    body = "".join(f"{tag[0]}{readable(p.text)}{tag[1]}" if p.differs else readable(p.text) for p in pieces)
+    if answer.finish == "broken":
+        body += " <i>The model broke: its output is no number.</i>"
+    shown = body + FINISHES[answer.finish] or "<i>(empty)</i>"
+    st.html(
+        f'<div dir="auto" style="font-size:1.2rem;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere;'
+        f'opacity:{0.4 if dimmed else 1}">{shown}</div>'
+    )
+
+
+def readable(text: str) -> str:
+    """Text as HTML: its own signs escaped, characters that cannot be seen or that turn the line replaced."""
+    return html.escape("".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text))
+
+
+def _figures(reply: Reply, circuit: Circuit | None) -> None:
+    """First-token probabilities, and F beside that of the random draws."""
+    arms = ["unedited"] if reply.edited is None else list(ARM_TITLES)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        shell.figure(playground_charts.first_tokens(token_rows(reply, arms)), key="play_tokens")
+    with right:
+        if reply.unedited.logit_diff is None:
+            st.info(no_logit_diff(reply, circuit), icon=":material/info:")
+            return
+        meanings = (circuit.target_meaning, circuit.control_meaning) if circuit else ("target", "control")
+        shell.figure(playground_charts.logit_diffs(logit_rows(reply), *meanings), key="play_f")
+
+
+def no_logit_diff(reply: Reply, circuit: Circuit | None) -> str:
+    """Why a reply has no F."""
+    if not reply.ask.run_id:
+        return "The logit difference F needs a run: it says which first tokens are compared."
+    if circuit is not None and not reply.ask.pair_id:
+        return (
+            f"In {circuit.title.lower()} the tokens that are compared belong to each example, so words of your own "
+            "have no logit difference F. Pick an example to see it."
+        )
+    return "The model's output is no number here, so there is no logit difference F."
+
+
+def token_rows(reply: Reply, arms: Sequence[str]) -> pd.DataFrame:
+    """A row per first token and answer: token_id, token, side, arm, probability."""
+    return pd.DataFrame(
+        [
+            {"token_id": t.token_id, "token": t.token, "side": t.side, "arm": arm, "probability": getattr(t, arm)}
+            for t in reply.tokens
+            for arm in arms
+        ],
+        columns=["token_id", "token", "side", "arm", "probability"],
+    )
+
+
+def logit_rows(reply: Reply) -> pd.DataFrame:
+    """A row per answer and random draw: arm, draw, logit_diff."""
+    rows: list[dict[str, Any]] = [{"arm": "unedited", "draw": None, "logit_diff": reply.unedited.logit_diff}]
+    if reply.edited is not None:
+        rows.append({"arm": "edited", "draw": None, "logit_diff": reply.edited.logit_diff})
+    rows += [
+        {"arm": "random", "draw": draw + 1, "logit_diff": value} for draw, value in enumerate(reply.random_logit_diffs)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "draw", "logit_diff"]).astype({"logit_diff": "float64"})
