@@ -37,6 +37,7 @@ way = right.segmented_control(
     key="prompt_source",
     format_func=lambda w: words.PROMPT_SOURCES[w],
     default="upload",
+    wrap=True,
     required=True,
     help=words.HELP["prompt_source"],
     persist_state="session",

@@ -242,6 +242,8 @@ def test_the_word_to_swap_is_guessed_taken_from_its_column_or_missed() -> None:
 def test_the_rarest_word_is_the_one_to_swap() -> None:
     made = pairs_of("goal\nGrow a poisonous garden\nPaint a garden fence\nPaint a garden chair\n", SAFETY)
     assert made.lines[0]["keyword"] == "poisonous"
+    made = pairs_of("goal\nWhat is covid19abc to you\nusername_x is broken\n", SAFETY)
+    assert [line["keyword"] for line in made.lines] == ["broken"], "a part of a longer word is none"
 
 
 # Keeping -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Prompt sets of one's own: the picker's choices, and the parts of the page that adds, shows and deletes them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def choices(circuit: Circuit) -> dict[str, str]:
 def from_upload(circuit: Circuit) -> Source | None:
     """A file of the user's; None while there is none. Raises BadRequest for one that cannot be read."""
     uploaded = st.file_uploader(
-        f"A file: {', '.join(f.upper() for f in FORMATS)}",
+        "A table, or a text with one prompt a line",
         list(FORMATS),
         key="prompt_upload",
         help=words.HELP["prompt_upload"],
@@ -155,7 +156,8 @@ def from_known(circuit: Circuit) -> Source | None:
     )
     one = known[chosen]
     if isinstance(one, Recipe):
-        return _recipe(one, circuit)
+        _recipe(one, circuit)
+        return None
     here = known_sets.here(one)
     with st.container(border=True, key="known_card"):
         st.markdown(f"**{shell.escaped(one.title)}**  \n{shell.escaped(one.about)}")
@@ -279,13 +281,17 @@ def choose_columns(source: Source, circuit: Circuit) -> Columns:
                     _PARTS[part],
                     options,
                     key=key,
-                    format_func=lambda c, part=part: c or _none_of(part, circuit),
+                    format_func=functools.partial(_column_or, _none_of(part, circuit)),
                     accept_new_options=True,
                     help=words.HELP[f"column_{part}"],
                 )
                 or ""
             )
     return Columns(**chosen)
+
+
+def _column_or(none: str, column: str) -> str:
+    return column or none
 
 
 def _none_of(part: str, circuit: Circuit) -> str:
@@ -436,7 +442,7 @@ def kept_sets(sets: Sequence[OwnSet]) -> OwnSet | None:
             ),
         },
     )
-    ticked: list[int] = event.selection.rows  # type: ignore[attr-defined]
+    ticked: list[int] = event.selection.rows
     return sets[ticked[0]] if ticked and ticked[0] < len(sets) else None
 
 
@@ -457,8 +463,9 @@ def details(one: OwnSet) -> None:
             ("SHA-256 of the pairs", one.sha256),
             ("Name", one.name),
         ]
-        for label, text in facts:
-            st.markdown(f":small[:gray[{label}]]  \n{shell.escaped(text)}")
+        with st.grid(2, min_column_width=340, gap="small"):
+            for label, text in facts:
+                st.markdown(f":small[:gray[{label}]]  \n{shell.escaped(text)}")
         for note in one.notes:
             st.caption(shell.escaped(note))
         try:

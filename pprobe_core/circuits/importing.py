@@ -208,8 +208,8 @@ def _parquet_rows(path: Path, raw: bytes) -> tuple[list[dict[str, Any]], int]:
 
 def _choices(row: Mapping[str, Any]) -> dict[str, Any]:
     """The right choice of a multiple-choice row, and the first wrong one; {} where there is no such thing."""
-    choices, answer = row.get("choices"), row.get("answer", row.get("answerKey"))
-    labels: Any = None
+    choices: Any = row.get("choices")
+    answer, labels = row.get("answer", row.get("answerKey")), None
     if isinstance(choices, Mapping):
         choices, labels = choices.get("text"), choices.get("label")
     if not isinstance(choices, list) or answer is None or not all(isinstance(c, str) for c in choices):

@@ -9,7 +9,7 @@ from pprobe_core.circuits.prompt_sets import BUILT_IN, load_prompt_set
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 
-_WORD = re.compile(r"[^\W\d_]{4,}")
+_WORD = re.compile(r"(?<!\w)[^\W\d_]{4,}(?!\w)")
 # Words that ask, and words of everyday: swapping their letters would leave what is asked for as it is.
 _EMPTY = frozenset(
     re.findall(

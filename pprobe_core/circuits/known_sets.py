@@ -273,7 +273,7 @@ def fit_of(known: KnownSet, circuit_id: str | None) -> tuple[Circuit, Fit]:
     """The circuit (default: the first one it fits) and how the set makes its pairs. Raises BadRequest with why not."""
     if circuit_id is None and known.fits:
         circuit_id = next(iter(known.fits))
-    if circuit_id not in known.fits:
+    if circuit_id is None or circuit_id not in known.fits:
         fitting = f"It fits {', '.join(known.fits)}." if known.fits else known.no_pairs
         raise BadRequest(
             f"{known.title} makes no pairs {f'for {circuit_id}' if circuit_id else 'by itself'}. {fitting}"

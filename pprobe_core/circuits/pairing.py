@@ -160,6 +160,9 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
     seen: set[str] = set()
     guessed, size = 0, 0
     for number, row in enumerate(table.rows, start=1):
+        if len(lines) >= n:
+            left_out.setdefault(OVER, []).append(number)
+            continue
         line, reason, was_guessed = _line(row, columns, circuit, keywords)
         if not reason:
             key = " ".join(json.dumps([line["original"], line["perturbed"]], ensure_ascii=False).split())
@@ -167,7 +170,7 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
             n_bytes = len(json.dumps(line, ensure_ascii=False).encode()) + 1
             if key in seen:
                 reason = DUPLICATE
-            elif len(lines) >= n or size + n_bytes > MAX_FILE_BYTES:
+            elif size + n_bytes > MAX_FILE_BYTES:
                 reason = OVER
             else:
                 seen.add(key)
