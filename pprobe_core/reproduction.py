@@ -1,4 +1,4 @@
-"""A run or a sweep as a file that another computer can check: what was asked, on what exactly, and what came out.
+"""A run, a sweep or a comparison as a file that another computer can check: what was asked, on what, what came out.
 
 `reproduce_json` writes it from a results file, `reproduce` computes the same again and `agreement` compares number by
 number. Nothing is widened in silence: the tolerances stand in the file, and another processor, device or library is
@@ -19,6 +19,7 @@ from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit, own_folder, parse_circuit
 from pprobe_core.circuits.prompt_sets import BUILT_IN, is_own, own_file
 from pprobe_core.circuits.responses import RULES_VERSION
+from pprobe_core.compare_frames import Compared
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import SWEEP_VERSION, SweepRequest
 from pprobe_core.jobs import Jobs, JobStatus
@@ -146,10 +147,41 @@ def reproduce_json(store: Store, run_id: str, sweep_id: str | None = None) -> di
     return document | {"sha256": document_sha256(document)}
 
 
+def comparison_json(store: Store, found: Compared) -> dict[str, Any]:
+    """Every run and sweep that a comparison has, each as a document of its own, in the comparison's order."""
+    parts = [
+        reproduce_json(store, str(part.run_id), part.sweep_id)
+        for part in found.parts
+        if part.state == "done" and part.run_id is not None
+    ]
+    document = dict(
+        plain(
+            {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "about": "python -m pprobe_core reproduce FILE computes every part, a run or a sweep, again.",
+                "what": "comparison",
+                "comparison": found.request,
+                "parts": parts,
+            }
+        )
+    )
+    return document | {"sha256": document_sha256(document)}
+
+
 def document_text(document: Mapping[str, Any]) -> str:
     """A document as the text of a file: JSON with one line per entry."""
     lines = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in document.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_document(document: Mapping[str, Any], path: Path) -> None:
+    """Write a document as a file, its folder too where it is missing. Raises BadRequest when that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(document_text(document), encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"The file {path} cannot be written ({error.strerror or error}). Name another one.") from error
 
 
 def document_sha256(document: Mapping[str, Any]) -> str:
@@ -300,6 +332,13 @@ def checked_document(document: Any, name: str = "The document") -> dict[str, Any
             "exported, or export it again."
         )
     try:
+        if document["what"] == "comparison":
+            if not document["parts"]:
+                raise KeyError("parts")
+            for part in document["parts"]:
+                if checked_document(part, name)["what"] == "comparison":
+                    raise KeyError("what")
+            return document
         probe_request(document)
         if document["what"] == "sweep":
             _sweep_request(document, "")
@@ -337,8 +376,11 @@ def reproduce(
     """Compute a document's run or sweep again through `jobs`, whose results file should be a fresh one, and compare.
 
     `folder` takes the prompt file that the document brings; `model` says where its model lies on this computer.
-    Raises BadRequest for a circuit that is not here, ModelUnavailable for a model that is not, Cancelled.
+    A comparison's parts are computed one after the other. Raises BadRequest for a circuit that is not here,
+    ModelUnavailable for a model that is not, Cancelled.
     """
+    if document["what"] == "comparison":
+        return together([reproduce(part, jobs, follow, folder, model=model) for part in document["parts"]])
     request = probe_request(document)
     if model is not None:
         request = replace(request, model=model)
@@ -408,6 +450,16 @@ def agreement(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Agreement:
         title = f"run {recorded['run_id']}"
     title += f": {recorded['circuit']['id']} on {recorded['model']['id']}"
     return Agreement(title, rows.frame(), _notes(recorded, now))
+
+
+def together(parts: Sequence[Agreement]) -> Agreement:
+    """The agreements of a comparison's parts as one; each row's place begins with its part."""
+    rows = [
+        found.rows.assign(place=[f"{found.title}{': ' if place else ''}{place}" for place in found.rows["place"]])
+        for found in parts
+    ]
+    notes = dict.fromkeys(note for found in parts for note in found.notes)
+    return Agreement(f"comparison of {plural(len(parts), 'part')}", pd.concat(rows, ignore_index=True), tuple(notes))
 
 
 class _Rows:

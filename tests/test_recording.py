@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pprobe_core import recording, settings
+from pprobe_core.cli import main
 from pprobe_core.comparison import CompareRequest, checked_comparison
 from pprobe_core.errors import BadRequest, PprobeError, StoreUnavailable
 from pprobe_core.interventions.types import SweepRequest
@@ -313,3 +314,41 @@ def result_of(store: Store, run_id: str) -> ProbeResult:
         token_preview=store.token_preview(run_id),
         environment=run.environment,
     )
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_the_commands_list_check_bring_in_and_take_out(
+    shipped: RecordedSet, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    db = str(tmp_path / "mine.duckdb")
+    assert main(["recorded", "list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == len(shipped.runs) + len(shipped.sweeps)
+    assert main(["recorded", "remove", "--db", db]) == 2
+    assert main(["recorded", "load", "--db", db]) == 0
+    assert main(["runs", "list", "--json", "--db", db]) == 0
+    said = capsys.readouterr().out
+    assert {row["recorded"] for row in json.loads(said[said.index("[\n") :])} == {True}
+    run_id = str(shipped.runs[0]["run_id"])
+    assert main(["runs", "show", run_id, "--db", db]) == 0
+    assert "recorded, not computed on this computer" in capsys.readouterr().out
+    assert main(["recorded", "remove", "--db", db]) == 0
+    assert main(["runs", "list", "--json", "--db", db]) == 0
+    assert capsys.readouterr().out.endswith("[]\n")
+
+
+def test_the_check_says_what_changed_and_ends_with_1(
+    shipped: RecordedSet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(shipped.folder, tmp_path / "recorded")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["runs"] = manifest["runs"][:2]
+    manifest["runs"][0]["request_key"] = "0" * 64
+    manifest["sweeps"] = []
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    monkeypatch.setattr(settings, "RECORDED", folder)
+    assert main(["recorded", "check"]) == 1  # and computes nothing again while ids differ
+    said = capsys.readouterr().out
+    assert "1 of 2 ids" in said
+    assert manifest["runs"][0]["run_id"] in said

@@ -315,3 +315,24 @@ def by_hand_run_of(circuit: str, sha256: str) -> Any:
     result = result_by_hand()
     request = replace(result.request, circuit=circuit)
     return replace(result, request=request, summary=result.summary | {"circuit_sha256": sha256, "circuit": circuit})
+
+
+def test_a_comparison_is_one_document_of_all_its_parts(recorded_store: Store, tmp_path: Path) -> None:
+    from pprobe_core import compare_frames
+    from pprobe_core.comparison import CompareRequest, checked_comparison
+
+    request = checked_comparison(CompareRequest(("mini-qwen3", "mini-llama"), ("math",), sweeps=("dose",)))
+    found = compare_frames.compared(recorded_store, request)
+    document = reproduction.comparison_json(recorded_store, found)
+    done = [part for part in found.parts if part.state == "done"]
+    assert [part["run_id"] for part in document["parts"]] == [part.run_id for part in done]
+    assert {part["what"] for part in document["parts"]} == {"run", "sweep"}
+    reproduction.write_document(document, tmp_path / "new" / "comparison.json")
+    assert read_document(tmp_path / "new" / "comparison.json") == document
+    damaged = json.loads(json.dumps(document))
+    damaged["parts"][0]["seed"] = 1
+    with pytest.raises(BadRequest, match="changed after it was written"):
+        checked_document(sealed(damaged))
+    whole = reproduction.together([agreement(part, part) for part in document["parts"]])
+    assert whole.agrees
+    assert whole.rows["place"].iloc[0].startswith("run ")

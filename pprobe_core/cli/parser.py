@@ -65,8 +65,25 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_circuits(commands: argparse._SubParsersAction) -> None:
-    circuits = _command(commands, "circuits", listings.circuits, "list the circuits and their prompt sets")
-    _add_json(circuits)
+    group = _command(commands, "circuits", listings.circuits, "list the circuits and their prompt sets, or use one")
+    _add_json(group)
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+    show = _command(actions, "show", circuits.show, "everything a circuit is made of")
+    check = _command(actions, "check", circuits.check, "run a circuit and say whether it measures what it says")
+    bring = _command(actions, "import", circuits.import_file, "make a circuit of your own from a file")
+    hand_on = _command(actions, "export", circuits.export, "write a circuit to a file")
+    delete = _command(actions, "delete", circuits.delete, "delete a circuit of your own; runs made with it stay")
+    for action in (show, hand_on, delete):
+        action.add_argument("circuit", metavar="ID", help="circuit id (see `circuits`)")
+    check.add_argument("circuit", metavar="FILE|ID", help="a circuit's YAML file, or the id of one that is there")
+    check.add_argument("--model", required=True, help="shipped model, local folder or hub id (see `models`)")
+    check.add_argument("--prompts", required=True, metavar="SET|FILE", help="prompt pairs to check it with")
+    bring.add_argument("file", type=Path, metavar="FILE", help="a YAML file as `circuits export` writes it")
+    hand_on.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    delete.add_argument("--yes", action="store_true", help="really delete")
+    _add_db(check)
+    _add_json(show)
+    _add_json(check)
 
 
 def _add_prompts(commands: argparse._SubParsersAction) -> None:
@@ -239,6 +256,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     compare.add_argument("--prompts", default=AUTO, choices=prompts, help="default: the set that fits each model")
     compare.add_argument("--coupling", default="plain", choices=("plain", "norm_aware"), help="default: plain")
     compare.add_argument("--limit", type=int, metavar="N", help="use the first N pairs of each set only")
+    compare.add_argument("--reproduce", type=Path, metavar="FILE", help="also write what `reproduce` computes again")
     compare.add_argument("--seed", type=int, default=settings.SEED, help="of every random draw (default: %(default)s)")
     _add_db(compare)
     _add_json(compare)

@@ -62,12 +62,7 @@ def _export_reproduction(store: Store, options: argparse.Namespace) -> int:
     out = options.out.expanduser()
     if out.is_dir() or out.suffix.lower() != ".json":
         out = out / f"{options.sweep_id or options.run_id}.reproduce.json"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(reproduction.document_text(document), encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadRequest(f"The file {out} cannot be written ({reason}). Name another one with --out.") from error
+    reproduction.write_document(document, out)
     say(str(out))
     return 0
 
