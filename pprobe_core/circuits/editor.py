@@ -106,8 +106,13 @@ def keep_version(document: Document) -> Circuit:
 
     Raises BadRequest for fields that give no circuit, and where nothing can be written.
     """
-    circuit = made(document)
-    write_whole(_version_file(circuit), written(document), "behaviour")
+    return keep_file("behaviour", written(document))
+
+
+def keep_file(name: str, raw: bytes) -> Circuit:
+    """The same for the bytes of a file called `name`."""
+    circuit = parse_circuit(raw, readable(name), own=True, circuit_id=None)
+    write_whole(_version_file(circuit), raw, "behaviour")
     return circuit
 
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 
 from pprobe_core.circuits.library import load_circuits
+from pprobe_core.circuits.own_sets import list_sets
 from pprobe_core.circuits.prompt_sets import BUILT_IN, load_prompt_set
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.cli.output import say, table, write_answer
@@ -94,11 +95,11 @@ def circuits(options: argparse.Namespace) -> int:
 
 
 def _n_pairs(circuit: Circuit) -> dict[str, int]:
-    """Pairs of each prompt set that comes with a circuit."""
+    """Pairs of each prompt set of a circuit: the ones that come with it, then the user's."""
     sizes = {}
     for name in BUILT_IN:
         try:
             sizes[name] = len(load_prompt_set(circuit, name).pairs)
         except BadRequest:
             continue  # a circuit may come without one of them
-    return sizes
+    return sizes | {s.name: s.n_pairs for s in list_sets(circuit.circuit_id)}
