@@ -316,7 +316,7 @@ def doses(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
     for (kind, model, circuit), sweep in found.sweeps.items():
         if kind != "dose":
             continue
-        points = _relative(store.sweep_points(sweep.sweep_id), sweep)
+        points = _relative(store.sweep_points(sweep.sweep_id, per_prompt=False), sweep)
         points = points.merge(_rate(rates(sweep.sweep_id), FORMAT_CHANGE, "changed"), on=["key", "split"], how="left")
         n_neurons = int(sweep.summary["n_layers"]) * int(sweep.summary["d_mlp"])
         parts.append(
@@ -347,7 +347,8 @@ def windows(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
     for (kind, model, circuit), sweep in found.sweeps.items():
         if kind != "window":
             continue
-        points, table = _relative(store.sweep_points(sweep.sweep_id), sweep), rates(sweep.sweep_id)
+        points = _relative(store.sweep_points(sweep.sweep_id, per_prompt=False), sweep)
+        table = rates(sweep.sweep_id)
         points = points.merge(_rate(table, SWITCHED, "switched"), on=["key", "split"], how="left")
         points = points.merge(_rate(table, IS_BROKEN, "broken"), on=["key", "split"], how="left")
         named = table[["key", "split", "regime"]].drop_duplicates(["key", "split"])

@@ -34,6 +34,8 @@ _CLASSED = """
     )
 """
 _QUOTED = ", ".join(f'"{name}"' for name in POINT_COLUMNS)  # "group" is a word of SQL
+PER_PROMPT = ("pair_ids", "logit_diffs", "deltas")  # of a point: a number for every prompt
+_MEANS = ", ".join(f"[] as {name}" if name in PER_PROMPT else f'"{name}"' for name in POINT_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -217,21 +219,31 @@ class Sweeps(Database):
         reached = [STAGES.index(stage) for kind, stage in rows if kind in STAGE_KINDS and stage in STAGES]
         return STAGES[max(reached)] if reached else None
 
-    def points(self, sweep_id: str) -> tuple[SweepPoint, ...]:
-        """The measured points, in the order of their ids' numbers: by coordinates, arm, draw and split."""
+    def points(self, sweep_id: str, *, per_prompt: bool = True) -> tuple[SweepPoint, ...]:
+        """The measured points, in the order of their ids' numbers: by coordinates, arm, draw and split.
+
+        Without `per_prompt` what is held for every single prompt (PER_PROMPT) is left empty: the means stay.
+        """
+        columns = _QUOTED if per_prompt else _MEANS
         rows = self._rows(
             f"""
-            select {_QUOTED} from sweep_points where sweep_id = $sweep
+            select {columns} from sweep_points where sweep_id = $sweep
             order by variant, n_neurons, layer, strength, factor, arm, draw, split
             """,  # noqa: S608  (names are ours)
             sweep=sweep_id,
         )
         return tuple(_point(dict(zip(POINT_COLUMNS, row, strict=True))) for row in rows)
 
-    def sweep_points(self, sweep_id: str) -> pd.DataFrame:
-        """The points as rows with the columns of SweepPoint, and `key`, `class_counts` (dict, None without answers)."""
-        points = self.points(sweep_id)
-        frame = pd.DataFrame([asdict(p) | {"key": p.key} for p in points], columns=[*POINT_COLUMNS, "key"])
+    def sweep_points(self, sweep_id: str, *, per_prompt: bool = True) -> pd.DataFrame:
+        """The points as rows with the columns of SweepPoint, and `key`, `class_counts` (dict, None without answers).
+
+        Without `per_prompt` the columns PER_PROMPT are not there.
+        """
+        points = self.points(sweep_id, per_prompt=per_prompt)
+        columns = [name for name in POINT_COLUMNS if per_prompt or name not in PER_PROMPT]
+        frame = pd.DataFrame(
+            [[*(getattr(p, name) for name in columns), p.key] for p in points], columns=[*columns, "key"]
+        )
         for name in ("draw", "n_neurons", "layer"):
             frame[name] = frame[name].astype("Int64")
         counts = self.class_counts(sweep_id)
@@ -264,9 +276,10 @@ class Sweeps(Database):
         """The answers that a person labelled, with the columns and in the order of `sweep_responses`."""
         return self._answers("and l.class_name is not null", sweep_id)
 
-    def n_labels(self, sweep_id: str) -> int:
-        """How many answers of a sweep a person labelled."""
-        return int(self._rows("select count(*) from labels where sweep_id = $sweep", sweep=sweep_id)[0][0])
+    def label_state(self, sweep_id: str) -> str:
+        """Another text whenever a label of a sweep was given, changed or taken back; "" while there is none."""
+        ((n, last),) = self._rows("select count(*), max(labelled_at) from labels where sweep_id = $s", s=sweep_id)
+        return f"{n} until {last}" if n else ""
 
     def answer_seeds(self, sweep_id: str) -> list[int]:
         """The seeds that answers were drawn with; [] without answers."""
