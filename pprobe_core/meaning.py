@@ -124,7 +124,7 @@ def tested_in(store: Store, sweep: Sweep) -> Tested:
         rates = sweep_report.outcomes_of(store, sweep.sweep_id)
     except BadRequest:
         rates = ()
-    return Tested(sweep, store.points(sweep.sweep_id), rates)
+    return Tested(sweep, store.points(sweep.sweep_id, per_prompt=False), rates)
 
 
 def circuit_of(run: Run) -> Circuit | None:
@@ -167,9 +167,10 @@ def _meaning(headline: str, parts: Sequence[tuple[str, str]], step: str, page: P
 
 def _headline_of_run(run: Run, dose: Tested | None, window: Tested | None) -> str:
     s = run.summary
-    share = f"{s.get('n_flipped')} of {plural(int(s.get('n_pairs') or 0), 'pair')}"
+    flipped, n = _n_flipped(s), int(s.get("n_pairs") or 0)
+    share = "" if flipped is None else f"{flipped} of {plural(n, 'pair')}"
     if not flips(s):
-        return f"These prompts do not tell what decides here: only {share} change sides."
+        return f"These prompts do not tell what decides here: {f'only {share}' if share else 'too few pairs'} change sides."
     for tested in (dose, window):
         if tested is not None and (found := _effect_on_answers(tested)):
             return found
@@ -225,10 +226,18 @@ def flips(s: Mapping[str, Any]) -> bool:
     return (s.get("flip_rate") or 0.0) >= MIN_FLIP_RATE
 
 
+def _n_flipped(s: Mapping[str, Any]) -> int | None:
+    """How many pairs change sides; from their share where only that was stored, None where nothing was."""
+    n, share = int(s.get("n_pairs") or 0), s.get("flip_rate")
+    if not n or share is None:
+        return None
+    return int(s["n_flipped"]) if s.get("n_flipped") is not None else round(share * n)
+
+
 def _what_it_did(run: Run, circuit: Circuit | None) -> str:
     s, gap = run.summary, run.summary.get("logit_diff") or {}
-    n, flipped = int(s.get("n_pairs") or 0), s.get("n_flipped")
-    if not n or flipped is None:
+    n, flipped = int(s.get("n_pairs") or 0), _n_flipped(s)
+    if flipped is None:
         return "How many pairs change sides was not stored with this run."
     share = f"{flipped} of {plural(n, 'prompt pair')} ({_percent(flipped / n)}{_percent_span(s.get('flip_interval'))})"
     model = s.get("model") or run.request.model

@@ -20,7 +20,7 @@ def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
     ranked = frame[frame["key"] == key].iloc[0]
     group = str(ranked["group"]).rsplit("/", 1)[0]
     draws = frame[(frame["arm"] == "random") & frame["group"].str.startswith(f"{group}/")]["key"].unique()
-    found = sweeps.answers(sweep)
+    found = sweeps.answers(sweep, [BASELINE_KEY, key, *draws])
     titles = {c.name: c.title for c in circuit.response_classes} if circuit else {}
     parts = []
     for when, keys in (("unedited", [BASELINE_KEY]), ("edited", [key]), ("random", list(draws))):
@@ -35,7 +35,7 @@ def outcome_table(sweep: Sweep, key: str) -> None:
     """Every rate at one point: before, after, interval and McNemar's test, per split; by labels too, once there are."""
     at_point = sweeps.rates(sweep)
     at_point = at_point[at_point["key"] == key]
-    has_labels = bool(sweeps.answers(sweep)["label"].notna().any())
+    has_labels = bool(shell.store().label_state(sweep.sweep_id))
     if has_labels:
         mine = sweeps.rates(sweep, use_labels=True)
         mine = mine[mine["key"] == key].rename(columns={"share": "labelled"})[["outcome", "split", "labelled"]]
@@ -75,7 +75,7 @@ def outcome_table(sweep: Sweep, key: str) -> None:
 
 def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, place: str) -> None:
     """The same prompts before and after one edit, changed classes first; one row in full, with room for a label."""
-    found = sweeps.answers(sweep)
+    found = sweeps.answers(sweep, [BASELINE_KEY, key])
     if found.empty:
         st.info("This sweep holds no answers. Tick *Read the answers too* and run it again.", icon=":material/info:")
         return

@@ -13,7 +13,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.interventions import outcomes
 from pprobe_core.interventions.outcomes import OutcomeRate
 from pprobe_core.interventions.steering import Steering, percent_range, steering
-from pprobe_core.interventions.types import SweepRequest
+from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
@@ -104,7 +104,7 @@ def facts(sweep: Sweep) -> str:
 
 @st.cache_data(max_entries=24, show_spinner=False)
 def _points(sweep_id: str, where: str) -> pd.DataFrame:
-    return shell.store().sweep_points(sweep_id)
+    return shell.store().sweep_points(sweep_id, per_prompt=False)
 
 
 def points(sweep: Sweep) -> pd.DataFrame:
@@ -112,39 +112,42 @@ def points(sweep: Sweep) -> pd.DataFrame:
     return _points(sweep.sweep_id, str(shell.store().path))
 
 
-def answers(sweep: Sweep) -> pd.DataFrame:
-    """The answers of a sweep with the labels given so far."""
-    return shell.store().sweep_responses(sweep.sweep_id)
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _point_values(sweep_id: str, where: str) -> tuple[SweepPoint, ...]:
+    return shell.store().points(sweep_id, per_prompt=False)
+
+
+def answers(sweep: Sweep, keys: Sequence[str]) -> pd.DataFrame:
+    """The answers at some points of a sweep with the labels given so far."""
+    return shell.store().answers_at(sweep.sweep_id, keys)
 
 
 @st.cache_resource(max_entries=24, show_spinner="Counting the answers")
-def _outcomes(sweep_id: str, where: str, use_labels: bool = False, n_labels: int = 0) -> tuple[OutcomeRate, ...]:
+def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str = "") -> tuple[OutcomeRate, ...]:
     return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
 
 
 @st.cache_data(max_entries=24, show_spinner=False)
-def _rates(sweep_id: str, where: str, use_labels: bool, n_labels: int) -> pd.DataFrame:
-    store = shell.store()
-    rows = pd.DataFrame(outcomes.as_rows(_outcomes(sweep_id, where, use_labels, n_labels)))
+def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
+    rows = pd.DataFrame(outcomes.as_rows(_outcomes(sweep_id, where, use_labels, labels)))
     if rows.empty:
         return rows
-    coordinates = store.sweep_points(sweep_id).drop_duplicates("key")[["key", *COORDINATES]]
+    coordinates = _points(sweep_id, where).drop_duplicates("key")[["key", *COORDINATES]]
     return rows.merge(coordinates, on="key", how="left")
 
 
 def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
     """Outcome rates of every point with the point's coordinates; the unedited model's have none."""
-    n_labels = int(answers(sweep)["label"].notna().sum()) if use_labels else 0
-    return _rates(sweep.sweep_id, str(shell.store().path), use_labels, n_labels)
+    labels = shell.store().label_state(sweep.sweep_id) if use_labels else ""
+    return _rates(sweep.sweep_id, str(shell.store().path), use_labels, labels)
 
 
 @st.cache_data(max_entries=24, show_spinner=False)
 def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
-    store = shell.store()
     rows = pd.DataFrame([asdict(r) for r in outcomes.regimes(_outcomes(sweep_id, where))])
     if rows.empty:
         return rows
-    coordinates = store.sweep_points(sweep_id).drop_duplicates("key")[["key", *COORDINATES]]
+    coordinates = _points(sweep_id, where).drop_duplicates("key")[["key", *COORDINATES]]
     return rows.merge(coordinates, on="key", how="left")
 
 
@@ -157,7 +160,7 @@ def steering_of(run: Run, sweep: Sweep, circuit: Circuit) -> Steering:
     """The paper's three conditions with this run's numbers, and whether steering did work."""
     store = shell.store()
     rates = _outcomes(sweep.sweep_id, str(store.path))
-    return steering(circuit, run.summary, sweep.summary, store.points(sweep.sweep_id), rates)
+    return steering(circuit, run.summary, sweep.summary, _point_values(sweep.sweep_id, str(store.path)), rates)
 
 
 def tested_with(sweep: Sweep) -> Tested:
@@ -168,7 +171,7 @@ def tested_with(sweep: Sweep) -> Tested:
         rates = _outcomes(sweep.sweep_id, str(store.path))
     except BadRequest:
         rates = ()
-    return Tested(sweep, store.points(sweep.sweep_id), rates)
+    return Tested(sweep, _point_values(sweep.sweep_id, str(store.path)), rates)
 
 
 def n_neurons(sweep: Sweep) -> int:
