@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pprobe_core import settings
@@ -582,7 +581,7 @@ def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rho of two lists; 0 with fewer than three values, 1 where both are constant and equal."""
     if len(a) < 3:
         return 0.0
-    ranks = [pd.Series(values).rank().to_numpy() for values in (a, b)]
-    if any(np.ptp(r) == 0 for r in ranks):
-        return float(np.array_equal(*ranks))
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (pd.Series(values, dtype=float).rank() for values in (a, b))
+    if first.nunique() == 1 or second.nunique() == 1:
+        return float(first.equals(second))
+    return float(first.corr(second))

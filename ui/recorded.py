@@ -91,7 +91,7 @@ def _progress(job_id: str, date: str, watched: bool) -> None:
 
 def comparison_line(found: Compared) -> None:
     """How much of a comparison is recorded."""
-    results = [*found.runs.values(), *found.sweeps.values()]
+    results: list[Run | Sweep] = [*found.runs.values(), *found.sweeps.values()]
     n = sum(result.recorded for result in results)
     if n:
         last = max((result for result in results if result.recorded), key=lambda result: result.created_at)

@@ -87,8 +87,8 @@ def check(options: argparse.Namespace) -> int:
         return AGREES if fine else DIFFERS
     n = len(identities)
     say(f"{n - len(changed)} of {n} ids are what today's models, circuits, prompts and settings give.")
-    for row in changed.itertuples():
-        say(f"  {row.id} ({row.what}) would be {str(row.now)[: len(row.id)]} now")
+    for row in records(changed):
+        say(f"  {row['id']} ({row['what']}) would be {row['now'][: len(row['id'])]} now")
     for what in lacking:
         say(f"  not recorded, but named by the plan: {what}")
     for found in agreements:
@@ -152,16 +152,17 @@ def agreement_text(found: Agreement) -> str:
     lines = [found.title[:1].upper() + found.title[1:], ""]
     counted = found.by_what()
     rows = [
-        (row.what, f"{row.n_agree} of {row.n}", _digits(row.largest), _digits(row.tolerance))
-        for row in counted.itertuples()
+        (row["what"], f"{row['n_agree']} of {row['n']}", _digits(row["largest"]), _digits(row["tolerance"]))
+        for row in records(counted)
     ]
     lines.append(table(rows, ("what", "agree", "largest difference", "tolerance")))
     differing = found.rows[~found.rows["agrees"]]
     if len(differing):
         lines += ["", "What differs"]
         lines += [
-            f"  {row.what}{' ' if row.place else ''}{row.place}: {_value(row.recorded)} recorded, {_value(row.now)} now"
-            for row in differing.head(SHOWN).itertuples()
+            f"  {row['what']}{' ' if row['place'] else ''}{row['place']}: "
+            f"{_value(row['recorded'])} recorded, {_value(row['now'])} now"
+            for row in records(differing.head(SHOWN))
         ]
         if len(differing) > SHOWN:
             lines.append(f"  and {len(differing) - SHOWN} more (--json lists all)")
