@@ -72,7 +72,10 @@ def dashboard(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Ite
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {"PPROBE_DB": str(folder / "pprobe.duckdb"), "PPROBE_CACHE": str(folder)}
+    # Without recorded results: what is on screen was computed in front of the visitor.
+    environment = os.environ | {
+        "PPROBE_DB": str(folder / "pprobe.duckdb"), "PPROBE_CACHE": str(folder), "PPROBE_RECORDED": "0"
+    }  # fmt: skip
     log = folder / "server.log"
     with log.open("w") as output:
         server = subprocess.Popen(
