@@ -63,7 +63,7 @@ try:
             st.info(shell.escaped(reason), icon=":material/info:")
         else:
             pairs = prompts.pairs_of(source, columns, circuit)
-            prompts.preview(pairs)
+            pairs = prompts.preview(pairs, f"{source.table.sha256[:10]}_{circuit_id}_{columns.keyword}")
             prompts.keep(source, pairs, columns, circuit)
 except BadRequest as error:
     st.error(shell.escaped(str(error)), icon=":material/error:")

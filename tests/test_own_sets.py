@@ -236,7 +236,15 @@ def test_the_word_to_swap_is_guessed_taken_from_its_column_or_missed() -> None:
     made = make_pairs(table, guess_columns(table, SAFETY), SAFETY)
     assert [line["keyword"] for line in made.lines] == ["shoplift", "bake"]
     assert made.left_out == {pairing.NOT_IN_PROMPT: (3,), pairing.NO_KEYWORD: (4,)}
-    assert made.notes == ("In 1 pair the word to swap was guessed; check it below.",)
+    assert made.notes == ("In 1 pair the word to swap was guessed.",)
+
+
+def test_a_guessed_word_can_be_changed_to_one_that_stands_in_the_prompt() -> None:
+    made = pairs_of("goal\nGrow a poisonous garden\nPaint a fence\n", SAFETY)
+    changed = pairing.with_keywords(made, {0: " garden "})
+    assert [line["keyword"] for line in changed.lines] == ["garden", made.lines[1]["keyword"]]
+    with pytest.raises(BadRequest, match="Pair 2: the word 'pain' does not stand"):
+        pairing.with_keywords(made, {1: "pain"})
 
 
 def test_the_rarest_word_is_the_one_to_swap() -> None:

@@ -242,6 +242,16 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(prompt_page: Callable[..
     assert "keep_set" not in [button.key for button in app.button]
 
 
+def test_a_published_file_is_recognised_and_kept_for_the_mix(prompt_page: Callable[..., AppTest]) -> None:
+    text = "".join(
+        json.dumps({"question_id": i, "category": "ours", "turns": [f"Count to {i}.", "More."]}) + "\n"
+        for i in range(80)
+    )
+    app = upload(prompt_page(circuit="language"), "question.jsonl", text)
+    assert "This is MT-Bench: recognised by its content." in words_on(app)
+    assert known_sets.here(known_sets.find_known("mt_bench"))
+
+
 def test_pasted_prompts_have_the_word_to_swap_guessed(prompt_page: Callable[..., AppTest]) -> None:
     app = prompt_page(circuit="safety_refusal")
     app.segmented_control(key="prompt_source").set_value("paste").run()

@@ -13,14 +13,16 @@ from pprobe_core.circuits import fetching, known_sets, own_sets
 from pprobe_core.circuits.importing import FORMATS, MAX_SOURCE_BYTES, Table, read_pasted, read_table
 from pprobe_core.circuits.known_sets import KnownSet, Recipe
 from pprobe_core.circuits.own_sets import Origin, OwnSet
-from pprobe_core.circuits.pairing import Columns, Pairs, cannot_make, guess_columns, make_pairs
+from pprobe_core.circuits.pairing import Columns, Pairs, cannot_make, guess_columns, make_pairs, with_keywords
 from pprobe_core.circuits.prompt_sets import MAX_PAIRS, MAX_PROMPT_CHARS, built_in, load_prompt_set
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.wording import plural
 from ui import shell, words
 
-PREVIEWED = 8
+PREVIEWED = 8  # pairs of a kept set
+SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
+_SWAPPED = "Word to swap"
 _PARTS: Mapping[str, str] = {
     "original": "Prompt",
     "perturbed": "Second prompt",
@@ -306,8 +308,11 @@ def pairs_of(source: Source, columns: Columns, circuit: Circuit) -> Pairs:
     return _once("pairs", key, lambda: make_pairs(source.table, columns, circuit))
 
 
-def preview(pairs: Pairs) -> None:
-    """How many pairs there are, the first of them, and which rows were left out."""
+def preview(pairs: Pairs, tag: str) -> Pairs:
+    """How many pairs there are, the first of them, and which rows were left out; the pairs as they were edited.
+
+    Words to swap can be changed in the table. Raises BadRequest for one that its prompt lacks. `tag` names the source.
+    """
     n_out = sum(pairs.counts.values())
     st.markdown(
         f"**{plural(len(pairs.lines), 'pair')}** from {plural(pairs.n_seen, 'row')}"
@@ -321,11 +326,26 @@ def preview(pairs: Pairs) -> None:
         st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Rows left out, by reason")
     for note in pairs.notes:
         st.caption(shell.escaped(note))
-    if pairs.lines:
-        shown = [_shown_line(line) for line in pairs.lines[:PREVIEWED]]
-        st.dataframe(pd.DataFrame(shown), hide_index=True, alt="The first prompt pairs")
-        if len(pairs.lines) > PREVIEWED:
-            st.caption(f"The first {PREVIEWED} of {len(pairs.lines):,}.")
+    if not pairs.lines:
+        return pairs
+    shown = pd.DataFrame([_shown_line(line) for line in pairs.lines[:SHOWN]])
+    if len(pairs.lines) > SHOWN:
+        st.caption(f"The first {SHOWN} of {len(pairs.lines):,}.")
+    height = 318 if len(shown) > PREVIEWED else "content"
+    if _SWAPPED not in shown:
+        st.dataframe(shown, hide_index=True, height=height, alt="The first prompt pairs")
+        return pairs
+    edited = st.data_editor(
+        shown,
+        hide_index=True,
+        height=height,
+        key=f"words_{tag}",
+        disabled=[column for column in shown.columns if column != _SWAPPED],
+        column_config={_SWAPPED: st.column_config.TextColumn(help=words.HELP["column_keyword"], pinned=False)},
+    )
+    before, after = shown[_SWAPPED].fillna(""), edited[_SWAPPED].fillna("")
+    changed = {i: str(new) for i, (old, new) in enumerate(zip(before, after, strict=True)) if new != old}
+    return with_keywords(pairs, changed)
 
 
 def keep(source: Source, pairs: Pairs, columns: Columns, circuit: Circuit) -> None:
@@ -507,7 +527,7 @@ def _text_of(prompt: Any) -> str:
 def _shown_line(line: Mapping[str, Any]) -> dict[str, str]:
     row = {"Prompt": _text_of(line["original"])}
     if line.get("keyword"):
-        row["Word to swap"] = line["keyword"]
+        row[_SWAPPED] = line["keyword"]
     if line.get("perturbed") is not None:
         row["Second prompt"] = _text_of(line["perturbed"])
     return row | {name.capitalize(): " | ".join(line[name]) for name in ("target", "control", "gold") if name in line}

@@ -222,7 +222,7 @@ HELP: Mapping[str, str] = {
     "{question} Answer briefly.",
     "column_perturbed": "The column with the second prompt of each pair, or a text with column names in braces.",
     "column_keyword": "The word whose letters are swapped. Guessed: a word that built-in pairs swap, else the prompt's "
-    "rarest one.",
+    "rarest one. It can be changed in the table below.",
     "column_target": "The right answer to the prompt; several are separated by |.",
     "column_control": "The right answer to the second prompt; several are separated by |.",
     "column_gold": "The right result, so that answers can be checked.",

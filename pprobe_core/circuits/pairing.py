@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pprobe_core.circuits.importing import USUAL_NAMES, Table, plain_name
@@ -181,7 +181,7 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
             left_out.setdefault(reason, []).append(number)
     notes = []
     if guessed:
-        notes.append(f"In {plural(guessed, 'pair')} the word to swap was guessed; check it below.")
+        notes.append(f"In {plural(guessed, 'pair')} the word to swap was guessed.")
     same = sum(line["original"] == line["perturbed"] for line in lines)
     if same:
         notes.append(f"In {plural(same, 'pair')} both prompts are the same: such a pair scores zero.")
@@ -199,6 +199,22 @@ def _texts(table: Table, columns: Columns) -> Iterator[str]:
         prompt = _prompt(_value(row, columns.original))
         if isinstance(prompt, str):
             yield prompt
+
+
+def with_keywords(pairs: Pairs, keywords: Mapping[int, str]) -> Pairs:
+    """The pairs with other words to swap, by their place from 0. Raises BadRequest for a word its prompt lacks."""
+    lines = list(pairs.lines)
+    for place, word in keywords.items():
+        line, word = lines[place], word.strip()
+        original = line["original"]
+        text = original if isinstance(original, str) else original["messages"][-1]["content"]
+        if not word or not contains_keyword(text, word):
+            raise BadRequest(
+                f"Pair {place + 1}: the word {word!r} does not stand in the prompt as a whole word. Write one that "
+                "does."
+            )
+        lines[place] = {**line, "keyword": word}
+    return replace(pairs, lines=tuple(lines))
 
 
 def require_some(pairs: Pairs) -> None:
