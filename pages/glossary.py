@@ -1,5 +1,7 @@
 """Glossary: every term of the pages in plain words, to be searched, with what belongs to it and where it is met."""
 
+from collections.abc import Collection
+
 import streamlit as st
 
 from ui import glossary, shell, terms, words
@@ -17,12 +19,15 @@ WHERE = {  # page of an entry -> its title in the navigation
 }
 
 
-def entry(term: str) -> None:
+def entry(term: str, found: Collection[str]) -> None:
     """One term: its definition, the terms beside it, and the page on which it is met."""
     told = glossary.ENTRIES[term]
     st.subheader(term, anchor=terms.slug(term))
     st.markdown(told.text)
-    related = ", ".join(f"[{terms.escaped(other)}](#{terms.slug(other)})" for other in told.related)
+    related = ", ".join(
+        f"[{terms.escaped(other)}]({'' if other in found else terms.ADDRESS}#{terms.slug(other)})"
+        for other in told.related
+    )
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if related:
             st.caption(f"See also: {related}", width="content")
@@ -50,4 +55,4 @@ for group, about in glossary.GROUPS.items():
         st.header(group, anchor=terms.slug(group))
         st.caption(about)
         for term in of_group:
-            entry(term)
+            entry(term, found)

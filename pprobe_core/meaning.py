@@ -170,7 +170,8 @@ def _headline_of_run(run: Run, dose: Tested | None, window: Tested | None) -> st
     flipped, n = _n_flipped(s), int(s.get("n_pairs") or 0)
     share = "" if flipped is None else f"{flipped} of {plural(n, 'pair')}"
     if not flips(s):
-        return f"These prompts do not tell what decides here: {f'only {share}' if share else 'too few pairs'} change sides."
+        few = f"only {share}" if share else "too few pairs"
+        return f"These prompts do not tell what decides here: {few} change sides."
     for tested in (dose, window):
         if tested is not None and (found := _effect_on_answers(tested)):
             return found
