@@ -211,3 +211,5 @@ def state_of(request: SweepRequest | None) -> None:
         st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
     elif job.state == "cancelled":
         st.info("This sweep was cancelled. The points it measured are kept: Run goes on from there.")
+    else:
+        shell.finished_job(job)

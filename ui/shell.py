@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from pprobe_core import charts
+from pprobe_core import charts, neuron_charts
 from pprobe_core.circuits import own_sets
 from pprobe_core.circuits.editor import folder_state
 from pprobe_core.circuits.library import load_circuit, load_circuits
@@ -555,7 +555,13 @@ def result_page(job: JobStatus) -> tuple[str, dict[str, str]]:
 
 def job_progress(job: JobStatus, key: str) -> None:
     """One job under way: what, phase, bar, time left, cancel."""
-    st.markdown(f"**{escaped(job_title(job.request))}**")
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.markdown(f"**{escaped(job_title(job.request))}**", width="content")
+        if st.button(
+            "Cancel", key=f"cancel_{key}", icon=":material/stop_circle:", help="Stop; what is finished so far is kept."
+        ):
+            backend.jobs().cancel(job.job_id)
+            st.rerun()
     share = min(job.done / job.total, 1.0) if job.total else 0.0
     text = job.message or "Starting"
     if job.unit_at is not None:
@@ -572,11 +578,6 @@ def job_progress(job: JobStatus, key: str) -> None:
     if job.eta_seconds is not None:
         text += f", about {duration(job.eta_seconds)} left"
     st.progress(share, text=escaped(text))
-    if st.button(
-        "Cancel", key=f"cancel_{key}", icon=":material/stop_circle:", help="Stop; what is finished so far is kept."
-    ):
-        backend.jobs().cancel(job.job_id)
-        st.rerun()
 
 
 def watch_job(job_id: str) -> None:
@@ -665,17 +666,34 @@ def _top_neurons(run_id: str, ranking: Any, k: int, where: str) -> pd.DataFrame:
     return store().top_neurons(run_id, ranking, k)
 
 
-def ranked_neurons(run_id: str, ranking: str, brush: Mapping[str, Any] | None, k: int) -> pd.DataFrame:
+def ranked_neurons(run_id: str, ranking: Any, brush: Mapping[str, Any] | None, k: int) -> pd.DataFrame:
     """The first k neurons of a ranking, or the ones (500 at most) inside a region drawn in the neuron map."""
     if not brush:
         return top_neurons(run_id, ranking, k)
-    ranked = top_neurons(run_id, ranking, 2**31 - 1)
-    return charts.inside(ranked, ranking, brush).head(500)
+    position, score = neuron_charts.region(brush, ranking)
+    return store().neurons_inside(run_id, ranking, position, score, spread=neuron_charts.SPREAD, k=500)
+
+
+def neuron_crowd(run_id: str, ranking: str) -> pd.DataFrame:
+    """All neurons of a run where they can be drawn one by one, else how many lie where."""
+    return _neuron_crowd(run_id, ranking, str(store().path))
+
+
+@st.cache_data(max_entries=12, show_spinner=False)
+def _neuron_crowd(run_id: str, ranking: Any, where: str) -> pd.DataFrame:
+    if store().n_neurons(run_id) <= neuron_charts.SCATTER_LIMIT:
+        return store().neurons(run_id)
+    return store().neuron_map(run_id, ranking, neuron_charts.BINS)
 
 
 def null_threshold(run: Run, ranking: str) -> float | None:
     """Threshold of the sign-flip control; it is about the mean importance, so only the shared ranking has one."""
     return (run.summary.get("null") or {}).get("importance_threshold") if ranking == "shared" else None
+
+
+def n_beyond(run: Run) -> int | None:
+    """How many neurons pass that threshold."""
+    return (run.summary.get("null") or {}).get("n_above")
 
 
 def delete_run(run_id: str) -> None:

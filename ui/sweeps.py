@@ -1,7 +1,6 @@
 """A finished sweep as the pages see it: choosing one, its data, what it found, its stage and its proof."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -11,15 +10,14 @@ from pprobe_core import charts, sweep_report
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions import outcomes
+from pprobe_core.interventions.edits import parse_neurons
 from pprobe_core.interventions.outcomes import OutcomeRate
 from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
-from pprobe_core.wording import plural
 from ui import backend, cards, exports, shell, words
 
-COORDINATES = ("kind", "arm", "draw", "n_neurons", "layer", "layers", "strength", "factor", "variant", "group")
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
 
@@ -66,7 +64,7 @@ def sweep_picker(run: Run, kinds: Sequence[str], sweep: Sweep) -> None:
         key="sweep_picker",
         format_func=lambda i: titles.get(i, i),
         help=words.HELP["sweep"],
-        width=420,
+        width=340,
         on_change=choose,
     )
 
@@ -129,11 +127,8 @@ def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str =
 
 @st.cache_data(max_entries=24, show_spinner=False)
 def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
-    rows = pd.DataFrame(outcomes.as_rows(_outcomes(sweep_id, where, use_labels, labels)))
-    if rows.empty:
-        return rows
-    coordinates = _points(sweep_id, where).drop_duplicates("key")[["key", *COORDINATES]]
-    return rows.merge(coordinates, on="key", how="left")
+    rows = outcomes.as_rows(_outcomes(sweep_id, where, use_labels, labels))
+    return sweep_report.with_places(rows, _points(sweep_id, where))
 
 
 def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
@@ -144,11 +139,7 @@ def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
 
 @st.cache_data(max_entries=24, show_spinner=False)
 def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
-    rows = pd.DataFrame([asdict(r) for r in outcomes.regimes(_outcomes(sweep_id, where))])
-    if rows.empty:
-        return rows
-    coordinates = _points(sweep_id, where).drop_duplicates("key")[["key", *COORDINATES]]
-    return rows.merge(coordinates, on="key", how="left")
+    return sweep_report.with_places(outcomes.regimes(_outcomes(sweep_id, where)), _points(sweep_id, where))
 
 
 def regimes(sweep: Sweep) -> pd.DataFrame:
@@ -192,10 +183,10 @@ def splits_of(frame: pd.DataFrame) -> list[str]:
 
 def predicted_patch(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """Sum of the mean importance I of the neurons of every ranked point: n_neurons, predicted (logits)."""
-    table = shell.read("neurons", run.run_id)
-    names = [charts.neuron_name(a, b) for a, b in zip(table["layer"], table["neuron"], strict=True)]
-    importance = dict(zip(names, table["importance_mean"], strict=True))
     ranked = frame[(frame["arm"] == "ranked") & frame["n_neurons"].notna()].drop_duplicates("key")
+    named = {neuron for chosen in ranked["neurons"] for neuron in parse_neurons(", ".join(chosen))}
+    found = shell.store().importance_of(run.run_id, sorted(named))
+    importance = {charts.neuron_name(*neuron): value for neuron, value in found.items()}
     sign = {"patch": 1.0, "restore": -1.0}
     return pd.DataFrame(
         {
@@ -296,19 +287,6 @@ def stage_card(run: Run, sweep: Sweep) -> None:
             st.caption(f"With all its sweeps the run has reached the stage *{run.stage}*.")
 
 
-def point_name(group: str) -> str:
-    """A stored group in words: "layer 3, strength 0.5" for "window/difference_of_means/layer=3/strength=0.5"."""
-    kind, variant = [*group.split("/"), ""][:2]
-    names = []
-    for part in group.split("/")[2:]:
-        name, _, value = part.partition("=")
-        if name == "n" and value.isdigit():
-            names.append(plural(int(value), "head" if variant == "heads" else "neuron"))
-        elif part != "factor=0" or kind == "factor":
-            names.append(f"{name} {value}")
-    return ", ".join(names) or group
-
-
 def proof_table(sweep: Sweep) -> None:
     """Every point against its random controls: excess, interval, permutation test and Holm's correction."""
     rows = pd.DataFrame(sweep.summary["controls"]["comparisons"])
@@ -317,7 +295,7 @@ def proof_table(sweep: Sweep) -> None:
         return
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     rows["split"] = rows["split"].map(words.SPLITS).fillna(rows["split"])
-    rows["group"] = [point_name(group) for group in rows["group"]]
+    rows["group"] = [sweep_report.point_words(group) for group in rows["group"]]
     exports.table(
         rows[
             [
