@@ -19,9 +19,11 @@ from pprobe_core.circuits.library import load_circuit, own_folder, parse_circuit
 from pprobe_core.circuits.prompt_sets import BUILT_IN, is_own, own_file
 from pprobe_core.circuits.responses import RULES_VERSION
 from pprobe_core.compare_frames import Compared
-from pprobe_core.errors import BadRequest
+from pprobe_core.errors import BadRequest, ModelUnavailable
 from pprobe_core.interventions.types import SWEEP_VERSION, SweepRequest
 from pprobe_core.jobs import Jobs, JobStatus
+from pprobe_core.models.catalogue import find_model, split_hub_id
+from pprobe_core.models.preflight import downloaded
 from pprobe_core.probing.types import ENGINE_VERSION, ProbeRequest, tupled
 from pprobe_core.store import Request, Run, Store
 from pprobe_core.store.plain import plain
@@ -370,19 +372,26 @@ Follow = Callable[[Request], JobStatus]  # asks for a job and waits until it is 
 
 
 def reproduce(
-    document: Mapping[str, Any], jobs: Jobs, follow: Follow, folder: Path, *, model: str | None = None
+    document: Mapping[str, Any],
+    jobs: Jobs,
+    follow: Follow,
+    folder: Path,
+    *,
+    model: str | None = None,
+    download: bool = False,
 ) -> Agreement:
     """Compute a document's run or sweep again through `jobs`, whose results file should be a fresh one, and compare.
 
-    `folder` takes the prompt file that the document brings; `model` says where its model lies on this computer.
+    `folder` takes the prompt file that the document brings; `model` says where its model lies on this computer, and
+    `download` that a model of the hub may be fetched.
     A comparison's parts are computed one after the other. Raises BadRequest for a circuit that is not here,
     ModelUnavailable for a model that is not, Cancelled.
     """
     if document["what"] == "comparison":
-        return together([reproduce(part, jobs, follow, folder, model=model) for part in document["parts"]])
+        parts = document["parts"]
+        return together([reproduce(p, jobs, follow, folder, model=model, download=download) for p in parts])
     request = probe_request(document)
-    if model is not None:
-        request = replace(request, model=model)
+    request = replace(request, model=_placed_model(document, model or request.model, download))
     request = replace(request, prompts=_placed_prompts(document, request, folder))
     _place_circuit(document)
     run_id = follow(request).run_id
@@ -391,6 +400,22 @@ def reproduce(
     if document["what"] == "sweep":
         sweep_id = follow(_sweep_request(document, run_id)).sweep_id
     return agreement(document, reproduce_json(jobs.store, run_id, sweep_id))
+
+
+def _placed_model(document: Mapping[str, Any], model: str, download: bool) -> str:
+    """The model to use: of a hub model the very commit. Raises ModelUnavailable for what is not here and may not be."""
+    entry = find_model(model)
+    if not entry.on_hub:
+        return entry.id
+    repo_id, revision = split_hub_id(entry.id)
+    revision = revision or document["model"].get("revision")
+    model = f"{repo_id}@{revision}" if revision else repo_id
+    if not download and downloaded(model) is None:
+        raise ModelUnavailable(
+            f"The model {model} of the hub is not on this computer. Allow fetching it with --download "
+            f"(`models check {model}` says how large it is), or name its folder with --model."
+        )
+    return model
 
 
 def _placed_prompts(document: Mapping[str, Any], request: ProbeRequest, folder: Path) -> str:

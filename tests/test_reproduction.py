@@ -275,7 +275,10 @@ def test_a_bad_file_ends_with_2_and_a_model_that_is_not_here_with_3(
     document["request"]["model"] = "nowhere/at-all/here"
     (tmp_path / "model.json").write_text(json.dumps(sealed(document)), "utf-8")
     assert main(["reproduce", str(tmp_path / "model.json")]) == 3
-    assert "Traceback" not in capsys.readouterr().err
+    document["request"]["model"], document["model"]["revision"] = "owner/not-here", "0" * 40
+    (tmp_path / "hub.json").write_text(json.dumps(sealed(document)), "utf-8")
+    assert main(["reproduce", str(tmp_path / "hub.json")]) == 3  # nothing is fetched unasked
+    assert f"owner/not-here@{'0' * 40} of the hub is not on this computer" in capsys.readouterr().err
 
 
 def test_the_export_command_writes_the_document(

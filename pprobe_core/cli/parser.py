@@ -256,6 +256,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     compare.add_argument("--prompts", default=AUTO, choices=prompts, help="default: the set that fits each model")
     compare.add_argument("--coupling", default="plain", choices=("plain", "norm_aware"), help="default: plain")
     compare.add_argument("--limit", type=int, metavar="N", help="use the first N pairs of each set only")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write a report that opens in any browser")
     compare.add_argument("--reproduce", type=Path, metavar="FILE", help="also write what `reproduce` computes again")
     compare.add_argument("--seed", type=int, default=settings.SEED, help="of every random draw (default: %(default)s)")
     _add_db(compare)
@@ -268,7 +269,7 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     group.set_defaults(run=_nothing_chosen("list, show, export or delete"))
     listing = _command(actions, "list", runs.list_runs, "list stored runs, newest first")
     show = _command(actions, "show", runs.show_run, "print the report of a run")
-    export = _command(actions, "export", runs.export, "write a run's tables into a folder")
+    export = _command(actions, "export", runs.export, "write a run's tables, its report or what reproduces it")
     delete = _command(actions, "delete", runs.delete, "delete a run and everything of it")
     for action in (show, export, delete):
         action.add_argument("run_id", metavar="ID", help="run id (see `runs list`)")
@@ -277,7 +278,7 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     _add_json(listing)
     _add_json(show)
     _add_ranking(show)
-    export.add_argument("--format", default="csv", choices=("csv", "parquet", "json", "reproduce"), help="default: csv")
+    export.add_argument("--format", default="csv", choices=runs.FORMATS, help="default: csv")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, or a file")
     export.add_argument("--sweep", dest="sweep_id", metavar="ID", help="with reproduce: this sweep of the run")
     delete.add_argument("--yes", action="store_true", help="really delete")
@@ -306,6 +307,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     reproduce = _command(commands, "reproduce", recorded.reproduce, "compute a reproduce.json again and compare")
     reproduce.add_argument("file", type=Path, metavar="FILE", help="from `runs export RUN --format reproduce`")
     reproduce.add_argument("--model", metavar="MODEL", help="where its model is on this computer, if elsewhere")
+    reproduce.add_argument("--download", action="store_true", help="allow fetching its model from the hub")
     _add_json(reproduce)
 
 

@@ -124,7 +124,12 @@ def reproduce(options: argparse.Namespace) -> int:
     document = reproduction.read_document(options.file.expanduser())
     with tempfile.TemporaryDirectory(prefix="pprobe-reproduce-") as folder, _bench(None) as jobs:
         found = reproduction.reproduce(
-            document, jobs, lambda request: finished(jobs, request), Path(folder), model=options.model
+            document,
+            jobs,
+            lambda request: finished(jobs, request),
+            Path(folder),
+            model=options.model,
+            download=options.download,
         )
     if options.json:
         write_answer(agreement_json(found), options.json)
