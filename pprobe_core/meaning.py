@@ -63,8 +63,8 @@ class Meaning:
 
     @property
     def text(self) -> str:
-        """All of it as one paragraph of plain text."""
-        return " ".join((self.headline, *(part.text for part in self.parts), self.next_step))
+        """Everything below the headline as one paragraph of plain text."""
+        return " ".join((*(part.text for part in self.parts), self.next_step))
 
     def lines(self, width: int = 110) -> list[str]:
         """The same for a terminal: a heading, then part by part."""
@@ -339,9 +339,9 @@ def _structure(s: Mapping[str, Any]) -> str:
             "is open."
         )
     ends = [end for end in span or () if end is not None]
-    numbers = f"FFN/Skip {number(mean)}"
+    numbers = f"FFN/Skip {_ratio(mean)}"
     if len(ends) == 2:
-        numbers += f", 95 % interval {number(ends[0])} to {number(ends[1])}"
+        numbers += f", 95 % interval {_ratio(ends[0])} to {_ratio(ends[1])}"
     beside = f"beside what was there before ({numbers})"
     if structure == "opposition":
         reading = (
@@ -369,6 +369,12 @@ def _structure(s: Mapping[str, Any]) -> str:
     return f"{reading}."
 
 
+def _ratio(value: float) -> str:
+    """Two digits, or three where two would hide on which side of a limit the ratio lies."""
+    hidden = any(round(value, 2) == limit != value for limit in (ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP))
+    return number(value, 3 if hidden else 2)
+
+
 def _what_tests_found(run: Run, dose: Tested | None, window: Tested | None) -> str:
     if dose is None and window is None:
         return "Nothing was switched off or pushed yet, so nothing here shows a cause."
@@ -387,6 +393,9 @@ def _what_tests_found(run: Run, dose: Tested | None, window: Tested | None) -> s
         "replicated": "By the logit difference this is a cause that repeats on prompts that took no part in choosing.",
     }
     found.append(reached.get(run.stage, "So far no cause is shown."))
+    answers = any(_effect_on_answers(one) or answers_moved(one) for one in (dose, window) if one is not None)
+    if run.stage in reached and dose is not None and dose.rates and not answers:
+        found.append("It is a cause of the first word's score, not of what is said.")
     return " ".join(sentence for sentence in found if sentence)
 
 

@@ -239,6 +239,21 @@ def test_a_test_that_contradicts_the_reading_says_so() -> None:
     assert "such a ratio lets one expect" not in run_meaning(opposition, SAFETY, [edited()]).text
 
 
+def test_a_ratio_near_a_limit_keeps_the_digit_that_decides() -> None:
+    assert (
+        "FFN/Skip 0.199, 95 % interval 0.18 to 0.22"
+        in run_meaning(run_of(ffn_skip={"mean": 0.199, "interval": [0.181, 0.219]}), SAFETY).text
+    )
+    assert "FFN/Skip 0.25" in run_meaning(run_of(structure="undetermined", ratio=0.2501), SAFETY).text
+
+
+def test_a_cause_of_the_score_alone_is_told_apart_from_a_cause_of_answers() -> None:
+    words = "It is a cause of the first word's score, not of what is said."
+    assert words in run_meaning(run_of("replicated"), SAFETY, [edited(n_yes=0)]).text
+    for sweeps in ([edited()], [edited(n_yes=0), edited("window")], [edited(n_yes=None)]):
+        assert words not in run_meaning(run_of("replicated"), SAFETY, sweeps).text
+
+
 def test_the_next_step_is_the_first_thing_that_is_missing() -> None:
     def page(run: Run, *sweeps: meaning.Tested, kinds: tuple[str, ...] = ()) -> str:
         return run_meaning(run, SAFETY, sweeps, kinds).page

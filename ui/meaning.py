@@ -69,7 +69,7 @@ def _paragraph(told: Meaning, run: Run, key: str) -> None:
         st.markdown(f"**{terms.escaped(told.next_step)}**", width="content")
         st.page_link(page, label=name, icon=":material/arrow_forward:", query_params={"run": run.run_id})
         with st.popover("Copy", icon=":material/content_copy:", type="tertiary", help=words.HELP["copy_meaning"]):
-            st.code(told.text, language=None, wrap_lines=True)
+            st.code(f"{told.headline}\n\n{told.text}", language=None, wrap_lines=True)
 
 
 def _quoted(run: Run) -> list[str]:
