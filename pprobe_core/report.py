@@ -33,7 +33,7 @@ _PAIR_FIELDS = (
 # A spreadsheet runs a cell that begins like this as a formula, unless it is a plain number.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-_STRUCTURES = {
+STRUCTURES = {
     "opposition": "opposition circuit: training for alignment overrides an older tendency",
     "routing": "routing circuit: attention carries the behaviour, single neurons do little",
     "read_out": "read-out: neurons respond, but switching them off changes nothing",
@@ -248,7 +248,7 @@ def _asked_lines(request: ProbeRequest, s: dict[str, Any]) -> list[str]:
 def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
     structure = str(verdict.get("structure", "undetermined"))
     return [
-        f"Verdict: {_STRUCTURES.get(structure, structure)}",
+        f"Verdict: {STRUCTURES.get(structure, structure)}",
         *(f"  - {reason}" for reason in verdict.get("reasons") or ()),
         f"  What fits: {verdict.get('recommendation', 'nothing yet')}",
     ]

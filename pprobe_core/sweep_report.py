@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import pandas as pd
@@ -30,7 +30,9 @@ from pprobe_core.interventions.outcomes import (
 from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepPoint, SweepResponse
 from pprobe_core.store import Run, Store, Sweep
 from pprobe_core.store.plain import plain
+from pprobe_core.wording import plural
 
+COORDINATES = ("kind", "arm", "draw", "n_neurons", "layer", "layers", "strength", "factor", "variant", "group")
 PAPER_PASSES = 150  # what the paper spends on a whole circuit
 MAX_CURVE_ROWS = 12  # of the text; the JSON has all points
 _SPLITS: dict[str, str] = {"discovery": "discovery", "heldout": "held-out", "validation": "validation"}
@@ -254,7 +256,7 @@ def sweep_text(store: Store, sweep_id: str) -> str:
     lines = [
         f"Sweep {sweep_id} of run {sweep.run_id}: {s.get('circuit')} on {s.get('model')}"
         f"{'; recorded, not computed on this computer' if sweep.recorded else ''}",
-        f"{_head(sweep)}; {_what(sweep)}",
+        f"{heading(sweep)}; {_what(sweep)}",
         f"On the {sweep.request.condition} prompts, {_position(sweep)}: {_counts(s['baseline'])}",
         "Unedited logit difference: " + "; ".join(_baseline(row) for row in s["baseline"]),
         "",
@@ -270,7 +272,29 @@ def sweep_text(store: Store, sweep_id: str) -> str:
     return "\n".join(lines)
 
 
-def _head(sweep: Sweep) -> str:
+def with_places(rows: Sequence[Any], points: pd.DataFrame) -> pd.DataFrame:
+    """Rates or regimes as a frame with the coordinates of their points; the unedited model's have none."""
+    frame = pd.DataFrame([asdict(row) if is_dataclass(row) else row for row in rows])
+    if frame.empty:
+        return frame
+    return frame.merge(points.drop_duplicates("key")[["key", *COORDINATES]], on="key", how="left")
+
+
+def point_words(group: str) -> str:
+    """A stored group in words: "layer 3, strength 0.5" for "window/difference_of_means/layer=3/strength=0.5"."""
+    kind, variant = [*group.split("/"), ""][:2]
+    names = []
+    for part in group.split("/")[2:]:
+        name, _, value = part.partition("=")
+        if name == "n" and value.isdigit():
+            names.append(plural(int(value), "head" if variant == "heads" else "neuron"))
+        elif part != "factor=0" or kind == "factor":
+            names.append(f"{name} {value}")
+    return ", ".join(names) or group
+
+
+def heading(sweep: Sweep) -> str:
+    """What a sweep did, as a heading."""
     kind, factors = sweep.request.kind, sweep.request.factors
     if kind == "dose" and factors and factors[0] != 0:
         return f"Neurons times {factors[0]:g}, dose by dose"

@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
+from pprobe_core import sweep_report
 from pprobe_core.circuits.library import load_circuits
 from pprobe_core.cli.parser import build_parser
 from pprobe_core.errors import BadRequest
@@ -732,4 +733,4 @@ def test_nothing_ticked_leaves_the_button_off(open_page: Open, finished: Path) -
     ],
 )
 def test_a_point_is_named_in_words(group: str, name: str) -> None:
-    assert sweeps.point_name(group) == name
+    assert sweep_report.point_words(group) == name

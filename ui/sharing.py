@@ -141,6 +141,13 @@ def share_comparison(request: CompareRequest) -> None:
             key,
             "The whole comparison as one file that opens in any browser, with no link to outside.",
         )
+        _download(
+            "reproduce.json",
+            lambda: reproduce_comparison(store, request),
+            report.file_name("compare", job_id_of(request)[:12], "reproduce", suffix="json"),
+            key,
+            "What it takes to compute every part again elsewhere: python -m pprobe_core reproduce FILE.",
+        )
 
 
 def _popover(key: str) -> Any:
@@ -182,9 +189,17 @@ def comparison_report(store: Store, request: CompareRequest) -> str:
 
 def reproduce_file(store: Store, run_id: str, sweep_id: str | None) -> str:
     """The text of a reproduce.json."""
-    from pprobe_core.reproduction import reproduce_json
+    from pprobe_core.reproduction import document_text, reproduce_json
 
-    return json.dumps(reproduce_json(store, run_id, sweep_id), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return document_text(reproduce_json(store, run_id, sweep_id))
+
+
+def reproduce_comparison(store: Store, request: CompareRequest) -> str:
+    """The text of a comparison's reproduce.json, as far as it is there."""
+    from pprobe_core import compare_frames
+    from pprobe_core.reproduction import comparison_json, document_text
+
+    return document_text(comparison_json(store, compare_frames.compared(store, request)))
 
 
 def code(lines: str) -> None:

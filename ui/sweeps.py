@@ -16,7 +16,7 @@ from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
-from ui import backend, cards, exports, shell, words
+from ui import backend, cards, exports, shell, terms, words
 
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
@@ -267,8 +267,9 @@ def tested(run: Run) -> None:
         sentences.append(remark)
     with st.container(border=True, key="tested"):
         st.markdown("**What happened when it was tested.**" if sentences else "**Nothing was tested in this run yet.**")
+        seen: set[str] = set()
         for sentence in sentences:
-            st.markdown(f"- {shell.escaped(sentence)}")
+            st.markdown(f"- {terms.marked(sentence, seen=seen)}")
         with st.container(horizontal=True):
             query = {"run": run.run_id}
             for page, label in ((shell.DOSE, "Switch neurons off"), (shell.WINDOW, "Inject a direction")):
@@ -282,7 +283,8 @@ def stage_card(run: Run, sweep: Sweep) -> None:
     """How far this sweep takes the evidence, and why."""
     with st.container(border=True, key="stage_card"):
         cards.stage_ladder(str(sweep.summary["stage"]))
-        st.markdown("\n".join(f"- {shell.escaped(str(reason))}" for reason in sweep.summary["stage_reasons"]))
+        seen: set[str] = set()
+        st.markdown("\n".join(f"- {terms.marked(str(text), seen=seen)}" for text in sweep.summary["stage_reasons"]))
         if run.stage != sweep.summary["stage"]:
             st.caption(f"With all its sweeps the run has reached the stage *{run.stage}*.")
 

@@ -12,7 +12,7 @@ ALL, NONE = "all", "none"
 
 def compare(options: argparse.Namespace) -> int:
     """`compare`: run what is missing of a comparison and print it, or write the JSON."""
-    from pprobe_core import compare_frames, compare_report, reproduction
+    from pprobe_core import compare_frames, compare_report, html_report, reproduction
 
     request = checked_comparison(
         CompareRequest(
@@ -29,6 +29,8 @@ def compare(options: argparse.Namespace) -> int:
     with worker(options) as jobs:
         finished(jobs, request)
         found = compare_frames.compared(jobs.store, request)
+        if options.html:
+            html_report.write(html_report.comparison_html(jobs.store, found), options.html.expanduser())
         if options.reproduce:
             reproduction.write_document(reproduction.comparison_json(jobs.store, found), options.reproduce.expanduser())
         if not options.json:

@@ -11,6 +11,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.store import Store
 from pprobe_core.store.plain import records
 
+FORMATS = (*report.EXPORT_FORMATS, "html", "reproduce")
 _COLUMNS = (
     "run_id", "created_at", "model", "circuit", "prompts", "coupling", "thinking", "strings_from", "n_pairs",
     "flip_rate", "ffn_skip_mean",
@@ -50,6 +51,8 @@ def export(options: argparse.Namespace) -> int:
     with _holding(options, reading=True) as store:
         if options.format == "reproduce":
             return _export_reproduction(store, options)
+        if options.format == "html":
+            return _export_html(store, options)
         written = report.export_run(store, options.run_id, options.format, options.out.expanduser())
     say("\n".join(str(path) for path in written))
     return 0
@@ -63,6 +66,17 @@ def _export_reproduction(store: Store, options: argparse.Namespace) -> int:
     if out.is_dir() or out.suffix.lower() != ".json":
         out = out / f"{options.sweep_id or options.run_id}.reproduce.json"
     reproduction.write_document(document, out)
+    say(str(out))
+    return 0
+
+
+def _export_html(store: Store, options: argparse.Namespace) -> int:
+    from pprobe_core import html_report
+
+    out = options.out.expanduser()
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        out = out / f"{options.run_id}.html"
+    html_report.write(html_report.run_html(store, options.run_id), out)
     say(str(out))
     return 0
 
