@@ -336,6 +336,26 @@ def background(page: Page) -> tuple[int, ...]:
     return tuple(int(value) for value in re.findall(r"\d+", colour)[:3])
 
 
+def test_prompts_of_ones_own_are_uploaded_kept_and_run(page: Page) -> None:
+    page.goto("/prompts?circuit=language")
+    settled(page)
+    rows = "question\n" + "".join(f"Name {n} colours.\n" for n in range(2, 7)) + "Name 2 colours.\n"
+    page.locator("input[type=file]").set_input_files(
+        [{"name": "<b>colours.csv", "mimeType": "text/csv", "buffer": rows.encode()}]
+    )
+    expect(page.get_by_text("has no rule that makes the second prompt")).to_be_visible()
+    second = page.get_by_role("combobox", name="Second prompt")
+    second.fill("{question} 请用中文回答。")
+    second.press("Enter")
+    expect(page.get_by_text("5 pairs from 6 rows, 1 row is left out.")).to_be_visible()
+    settled(page).get_by_role("button", name="Keep", exact=True).click()
+    page.get_by_role("button", name="Use it on the Start page").click()
+    expect(page).to_have_url(re.compile(r"circuit=language&prompts=b-colours-[0-9a-f]{12}$"))
+    expect(page.get_by_role("combobox", name="Prompt set")).to_have_value("<b>colours (5 pairs)")
+    settled(page).get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("heading", name="Output language in mini-qwen3")).to_be_visible(timeout=PATIENCE)
+
+
 def test_a_deep_link_in_a_fresh_dark_browser_opens_the_run(browser: Browser, dashboard: str, page: Page) -> None:
     page.goto("/")
     link = page.get_by_role("link", name="Open the full result")
