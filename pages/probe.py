@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from pprobe_core import charts
+from pprobe_core import charts, neuron_charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import asking, cards, couplings, harvest, meaning, recorded, sharing, shell, sweeps, tables, words
+from ui import asking, cards, couplings, harvest, meaning, recorded, sharing, shell, sweeps, tables, terms, words
 
 run = shell.chosen_run()
 if run is None:
@@ -19,9 +19,9 @@ control = circuit.control_meaning if circuit else "the control tokens"
 pairs, layers = shell.read("pairs", run.run_id), shell.read("layers", run.run_id)
 
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-    st.title(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False, width="content")
+    st.title(shell.run_heading(run), anchor=False, width="content")
     shell.run_picker(run.run_id)
-    sharing.share(run)
+sharing.share(run)
 st.caption(shell.run_facts(run))
 shell.measured_on(run)
 recorded.run_notice(run)
@@ -32,7 +32,7 @@ cards.verdict_card(run)
 sweeps.tested(run)
 cards.headline_numbers(run)
 
-st.header("Can these prompts tell something?", anchor="prompts")
+st.header("Can these prompts tell something?", anchor="prompts", help=words.GLOSSARY["Flip rate"])
 left, right = st.columns([3, 2], gap="large")
 with left:
     shell.figure(charts.margins(pairs), key="margins")
@@ -46,7 +46,7 @@ with right:
     cards.left_out(run)
 harvest.tokens_card(run, circuit)
 
-st.header("Where in the network", anchor="layers")
+st.header("Where in the network", anchor="layers", help=words.GLOSSARY["Layer"])
 left, right = st.columns(2, gap="large")
 with left:
     shell.figure(charts.trajectory(layers, target, control), key="trajectory")
@@ -83,13 +83,18 @@ def neurons_section() -> None:
         )
     ranking = st.session_state["ranking"]
     shell.write_address()
-    st.markdown(words.RANKING_QUESTION[ranking])
+    st.markdown(terms.marked(words.RANKING_QUESTION[ranking]))
     st.caption(cards.concentration(run))
-    everything = shell.read("neurons", run.run_id)
     top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        drawn = charts.neuron_map(everything, top, ranking, shell.null_threshold(run, ranking))
+        drawn = neuron_charts.neuron_map(
+            shell.neuron_crowd(run.run_id, ranking),
+            top,
+            ranking,
+            shell.null_threshold(run, ranking),
+            shell.n_beyond(run),
+        )
         event = shell.figure(drawn, key=f"map_{ranking}", on_select="rerun", selection_mode="brush")
         st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
     with right:
@@ -107,11 +112,11 @@ def neurons_section() -> None:
             st.switch_page(shell.DOSE)
 
 
-st.header("Which neurons", anchor="neurons")
+st.header("Which neurons", anchor="neurons", help=words.GLOSSARY["Ranking"])
 neurons_section()
 
 
-st.header("Do the neurons explain the change?", anchor="explained")
+st.header("Do the neurons explain the change?", anchor="explained", help=words.GLOSSARY["Importance I"])
 check = run.summary.get("additive") or {}
 left, right = st.columns(2, gap="large")
 with left:
@@ -120,7 +125,9 @@ with left:
 with right:
     shell.figure(charts.carriers(check), key="carriers")
 
-st.header("Does normalisation hide or inflate this circuit?", anchor="normalisation")
+st.header(
+    "Does normalisation hide or inflate this circuit?", anchor="normalisation", help=words.GLOSSARY["Normalisation"]
+)
 couplings.normalisation(run)
 
 
@@ -132,7 +139,7 @@ def pairs_section() -> None:
     tables.pair_in_full(pairs.iloc[place], shell.read("first_tokens", run.run_id), circuit)
 
 
-st.header("Pair by pair", anchor="pairs")
+st.header("Pair by pair", anchor="pairs", help=words.GLOSSARY["Original and perturbed prompt"])
 st.caption("Tick a row to see that pair in full below the table.")
 pairs_section()
 

@@ -31,9 +31,6 @@ PALETTES: Mapping[str, tuple[str, ...]] = {
 
 CONFIDENCE = 0.95
 HEIGHT = 350
-SCATTER_LIMIT = 6_000  # points drawn one by one; above it the neuron map is binned and only the top neurons stay points
-NEURON_BINS = 80
-MAX_LABELS = 8
 
 CONDITION_NAMES = {"original": "Original prompt", "perturbed": "Perturbed prompt"}
 COMPONENT_NAMES = {"ffn": "FFN", "attention": "Attention", "skip": "Skip path"}
@@ -120,7 +117,7 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
     )
     points = base.mark_circle(size=28, opacity=1).encode(y="mean:Q", tooltip=tooltip)
     title = "What FFN, attention and skip path hold at each layer"
-    last = rows[rows["layer"] == _n_layers(layers) - 1].set_index(["component", "condition"])["mean"].to_dict()
+    last = rows[rows["layer"] == n_layers(layers) - 1].set_index(["component", "condition"])["mean"].to_dict()
     values = [last.get((part, name)) for part in ("Skip path", "FFN") for name in CONDITION_NAMES.values()]
     if None not in values:
         skip, ffn = [number(v, signed=True) for v in values[:2]], [number(v, signed=True) for v in values[2:]]
@@ -133,7 +130,7 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
         title,
         f"Mean over {n} pairs with 95 % interval; positive pushes towards the target tokens. The skip "
         "path is everything earlier layers wrote.",
-        f"Lines over {_n_layers(layers)} layers for FFN, attention and skip path, original and perturbed pass.",
+        f"Lines over {n_layers(layers)} layers for FFN, attention and skip path, original and perturbed pass.",
         omits="Does not show what a layer changes through later layers: contributions are direct ones.",
     )
 
@@ -174,7 +171,7 @@ def layer_change(layers: pd.DataFrame) -> Figure:
         title,
         f"Mean over {n} pairs with 95 % interval. The share counts absolute mean changes, so opposite "
         "pushes do not cancel.",
-        f"Bars of FFN and attention change for {_n_layers(layers)} layers.",
+        f"Bars of FFN and attention change for {n_layers(layers)} layers.",
         omits=(
             "Does not show where a change was computed: an attention layer may only move what an earlier "
             "FFN layer made."
@@ -253,7 +250,7 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
         f"Mean over {n} pairs, band = 95 % interval of FFN/Skip; a triangle is a value above the axis. "
         "Only the last layer enters the verdict. The lines are empirical limits of the paper; small "
         "skip signals inflate the ratio.",
-        f"FFN over skip ratio by layer for {_n_layers(layers)} layers and both passes.",
+        f"FFN over skip ratio by layer for {n_layers(layers)} layers and both passes.",
         omits="Does not show a cause: a high ratio alone does not prove that these neurons decide.",
     )
 
@@ -270,7 +267,7 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
     steps["after"] = steps["after"].map({"lens_after_attention": "attention", "lens_after_ffn": "FFN"})
     rows = _named_conditions(over_pairs(steps, ["condition", "layer", "after", "step"], "logit_diff"))
     n = _n_pairs(layers)
-    count = _n_layers(layers)
+    count = n_layers(layers)
     x = alt.X(
         "step:Q",
         title="Layer (attention on the tick, FFN half a step later)",
@@ -325,7 +322,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
     parts = []
     for name, layers in zip(names, (layers_a, layers_b), strict=True):
         rows = over_pairs(layers, ["condition", "layer"], quantity)
-        depth = max(_n_layers(layers) - 1, 1)
+        depth = max(n_layers(layers) - 1, 1)
         parts.append(rows.assign(run=name, depth=rows["layer"] / depth))
     rows = _named_conditions(pd.concat(parts, ignore_index=True))
     base = alt.Chart(rows).encode(
@@ -357,120 +354,6 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
         f"{titles[quantity]} by relative depth for two runs.",
         omits="Does not show which of two different models or circuits does more: their logits are not on one scale.",
     )
-
-
-# ---------------------------------------------------------------------------------------------------- neurons
-
-
-def neuron_positions(neurons: pd.DataFrame) -> pd.Series:
-    """Where each neuron stands on the map's x axis: its layer, spread by its index inside the layer."""
-    width = max(int(neurons["neuron"].max()), 1) if len(neurons) else 1
-    return neurons["layer"] + (neurons["neuron"] / width - 0.5) * 0.7
-
-
-def neuron_map(
-    neurons: pd.DataFrame, top: pd.DataFrame, ranking: str, null_threshold: float | None = None, selectable: bool = True
-) -> Figure:
-    """All neurons, layer by importance, with the top ones of `ranking` named and the control's threshold drawn.
-
-    `neurons` has every neuron (layer, neuron and the ranking's column), `top` the first ones in the ranking's order.
-    Above 6,000 neurons the crowd is drawn as a binned count and only `top` stays points. The selection is `brush`.
-    """
-    column = RANKING_COLUMN[ranking]
-    drawn = neurons.dropna(subset=[column])
-    top = top.dropna(subset=[column]).copy()
-    top["position"] = _top_positions(neurons, top)
-    top["name"] = [neuron_name(a, b) for a, b in zip(top["layer"], top["neuron"], strict=True)]
-    top["label"] = _uncrowded_labels(top, column, neurons)
-    count = _n_layers(neurons)
-    layer_scale = alt.Scale(domain=[-0.5, max(count - 0.5, 0.5)], nice=False)
-    layer_ticks = layer_tick_axis(count)
-    x = alt.X("position:Q", title="Layer", scale=layer_scale, axis=layer_ticks)
-    y_scale = _padded([*drawn[column], null_threshold or 0.0, 0.0])
-    y = alt.Y(f"{column}:Q", title=RANKING_TITLE[ranking], scale=y_scale)
-    if len(drawn) > SCATTER_LIMIT:
-        crowd = _binned_crowd(drawn, column)
-        ground = (
-            alt.Chart(crowd)
-            .mark_rect()
-            .encode(
-                x=alt.X("x0:Q", title="Layer", scale=layer_scale, axis=layer_ticks),
-                x2="x1:Q",
-                y=alt.Y("y0:Q", title=RANKING_TITLE[ranking], scale=y_scale),
-                y2="y1:Q",
-                opacity=alt.Opacity("n:Q", scale=alt.Scale(type="log", range=[0.18, 0.85]), legend=None),
-                color=alt.value(MUTED),
-                tooltip=[alt.Tooltip("layer:Q", title="Layer"), alt.Tooltip("n:Q", title="Neurons here", format=",")],
-            )
-        )
-        crowd_text = f"Grey cells count neurons ({len(drawn):,} in all); "
-    else:
-        crowd = drawn[["layer", "neuron", column]].assign(position=neuron_positions(drawn))
-        ground = alt.Chart(crowd).mark_circle(size=12, opacity=0.45, color=MUTED).encode(x=x, y=y)
-        crowd_text = f"Each grey point is one of {len(drawn):,} neurons; "
-    points = (
-        alt.Chart(top)
-        .mark_circle(size=52, color=FFN, opacity=0.95)
-        .encode(
-            x=x,
-            y=y,
-            tooltip=[
-                alt.Tooltip("name:N", title="Neuron"),
-                alt.Tooltip(f"{column}:Q", title=RANKING_TITLE[ranking], format="+.3f"),
-                *(
-                    alt.Tooltip(f"{extra}:Q", title=text, format=".2f")
-                    for extra, text in (("sign_consistency", "Same sign in"), ("coherence", "Coherence"))
-                    if extra in top
-                ),
-            ],
-        )
-    )
-    if selectable:
-        points = points.add_params(alt.selection_interval(name="brush", encodings=["x", "y"]))
-    right_edge = top["position"] > 0.85 * count - 0.5
-    edges: tuple[tuple[Any, Literal["left", "right"], int], ...] = ((~right_edge, "left", 7), (right_edge, "right", -7))
-    labels = [
-        alt.Chart(top[(top["label"] != "") & here])
-        .mark_text(align=align, dx=shift, fontSize=11, color=FFN)
-        .encode(x=alt.X("position:Q"), y=alt.Y(f"{column}:Q"), text="label:N")
-        for here, align, shift in edges
-        if (here & (top["label"] != "")).any()
-    ]
-    marks: list[Any] = [ground, points, *labels]
-    control_text = "the sign-flip control's threshold is known for the shared ranking only. "
-    if null_threshold is not None and np.isfinite(null_threshold):
-        signs = (1, -1) if ranking == "shared" else (1,)
-        limits = pd.DataFrame({"y": [sign * null_threshold for sign in signs]})
-        marks.insert(1, alt.Chart(limits).mark_rule(strokeDash=[4, 4], color=MUTED).encode(y="y:Q"))
-        control_text = "dashed: what chance alone reaches when the signs of the pairs are flipped at random. "
-    title = "No neuron has a score"
-    if len(top):
-        first = top.iloc[0]
-        title = f"{first['name']} leads with {number(first[column], signed=ranking == 'shared')} logits"
-        if null_threshold is not None and np.isfinite(null_threshold):
-            beyond = int((drawn[column].abs() > null_threshold).sum())
-            title += f"; {beyond:,} of {len(drawn):,} neurons pass the control's threshold"
-    return as_figure(
-        alt.layer(*marks),
-        title,
-        crowd_text + control_text,
-        f"Neurons of {count} layers by {RANKING_TITLE[ranking]}; the first {len(top)} are marked.",
-        height=430,
-        omits="Does not show what a neuron does through later layers, nor what happens when it is switched off.",
-    )
-
-
-def inside(neurons: pd.DataFrame, ranking: str, brush: Mapping[str, Sequence[float]] | None) -> pd.DataFrame:
-    """The neurons inside a selection made in `neuron_map`; all of them when nothing is selected."""
-    keep = pd.Series(True, index=neurons.index)
-    for field, values in (
-        (neuron_positions(neurons), "position"),
-        (neurons[RANKING_COLUMN[ranking]], RANKING_COLUMN[ranking]),
-    ):
-        limits = (brush or {}).get(values)
-        if limits and len(limits) == 2:
-            keep &= field.between(min(limits), max(limits))
-    return neurons[keep]
 
 
 # ------------------------------------------------------------------------------------------------------ pairs
@@ -650,7 +533,7 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
         tooltip=[alt.Tooltip("part:N", title="Part"), alt.Tooltip("value:Q", title="Mean (logits)", format="+.3f")],
     )
     bars = base.mark_bar().encode(
-        x=alt.X("value:Q", title="Mean over pairs (logits)", scale=_padded([*rows["value"], 0.0], share=0.16)),
+        x=alt.X("value:Q", title="Mean over pairs (logits)", scale=padded([*rows["value"], 0.0], share=0.16)),
         color=alt.Color(
             "kind:N",
             legend=None,
@@ -743,7 +626,7 @@ def layer_tick_axis(count: int) -> alt.Axis:
 
 def _layer_axis(layers: pd.DataFrame, room: float = 0.0) -> alt.X:
     """The layer axis; `room` leaves that share of the width free on the right, for labels."""
-    count = _n_layers(layers)
+    count = n_layers(layers)
     end = max(count - 0.7, 0.3)
     scale = alt.Scale(domain=[-0.3, end + room * (end + 0.3)], nice=False)
     return alt.X("layer:Q", title="Layer", scale=scale, axis=layer_tick_axis(count))
@@ -768,7 +651,8 @@ def _named_conditions(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(condition=rows["condition"].map(CONDITION_NAMES).fillna(rows["condition"]))
 
 
-def _padded(values: Sequence[float], share: float = 0.06) -> alt.Scale:
+def padded(values: Sequence[float], share: float = 0.06) -> alt.Scale:
+    """A scale that holds all values with that share of their range free at both ends."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     pad = share * (high - low) or 0.5
     return alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
@@ -778,7 +662,8 @@ def _n_pairs(layers: pd.DataFrame) -> int:
     return int(layers["pair_id"].nunique())
 
 
-def _n_layers(frame: pd.DataFrame) -> int:
+def n_layers(frame: pd.DataFrame) -> int:
+    """How many layers the rows are about, counted from their largest layer number."""
     return int(frame["layer"].max()) + 1 if len(frame) else 1
 
 
@@ -835,49 +720,6 @@ def _trajectory_title(rows: pd.DataFrame) -> str:
     _, layer, after = wide.index[first]
     part = "the FFN" if after == "FFN" else "attention"
     return f"The two prompts part for good after {part} of layer {int(layer)} and end at {ends}"
-
-
-def _top_positions(neurons: pd.DataFrame, top: pd.DataFrame) -> pd.Series:
-    width = max(int(neurons["neuron"].max()), 1) if len(neurons) else 1
-    return top["layer"] + (top["neuron"] / width - 0.5) * 0.7
-
-
-def _uncrowded_labels(top: pd.DataFrame, column: str, neurons: pd.DataFrame) -> list[str]:
-    """Names for the first few top neurons, leaving out those that would be written over a label already placed."""
-    spread = float(neurons[column].max() - neurons[column].min()) or 1.0 if len(neurons) else 1.0
-    width = max(_n_layers(neurons), 1)
-    placed: list[tuple[float, float]] = []
-    labels = []
-    for row in top.to_dict("records"):
-        x, y = row["position"] / width, row[column] / spread
-        free = all(abs(x - px) > 0.13 or abs(y - py) > 0.06 for px, py in placed)
-        if free and len(placed) < MAX_LABELS:
-            placed.append((x, y))
-            labels.append(row["name"])
-        else:
-            labels.append("")
-    return labels
-
-
-def _binned_crowd(drawn: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Counts of neurons per layer and importance bin: x0, x1, y0, y1, layer, n (empty cells left out)."""
-    values = drawn[column].to_numpy(dtype=float)
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, NEURON_BINS + 1)
-    bins = np.clip(np.digitize(values, edges) - 1, 0, NEURON_BINS - 1)
-    cells = pd.DataFrame({"layer": drawn["layer"].to_numpy(), "bin": bins}).value_counts().rename("n").reset_index()
-    return pd.DataFrame(
-        {
-            "layer": cells["layer"],
-            "x0": cells["layer"] - 0.35,
-            "x1": cells["layer"] + 0.35,
-            "y0": edges[cells["bin"].to_numpy()],
-            "y1": edges[cells["bin"].to_numpy() + 1],
-            "n": cells["n"],
-        }
-    )
 
 
 def visible(token: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pprobe_core import charts
+from pprobe_core import charts, neuron_charts
 
 alt.data_transformers.disable_max_rows()  # the pages send rows as Arrow, where this limit does not exist
 
@@ -91,7 +91,7 @@ def first(neurons: pd.DataFrame, k: int = 20, column: str = "importance_mean") -
 
 def neuron_map(n_layers: int, d_mlp: int, ranking: str = "shared", threshold: float | None = 0.5) -> charts.Figure:
     neurons = neurons_frame(n_layers, d_mlp)
-    return charts.neuron_map(neurons, first(neurons, column=charts.RANKING_COLUMN[ranking]), ranking, threshold)
+    return neuron_charts.neuron_map(neurons, first(neurons, column=charts.RANKING_COLUMN[ranking]), ranking, threshold)
 
 
 EVERY_CHART: dict[str, Callable[[], charts.Figure]] = {
@@ -224,7 +224,7 @@ def test_undefined_values_are_left_out_not_drawn_as_zero() -> None:
     assert charts.predicted_change(pairs).caption.startswith("7 pairs")
     neurons = neurons_frame(2, 10)
     neurons.loc[0, "importance_mean"] = np.nan
-    assert "of 19 neurons" in charts.neuron_map(neurons, first(neurons, 5), "shared", 0.5).title
+    assert "of 19 neurons" in neuron_charts.neuron_map(neurons, first(neurons, 5), "shared", 0.5).title
 
 
 @pytest.mark.parametrize("ranking", sorted(charts.RANKING_COLUMN))
@@ -232,9 +232,9 @@ def test_a_large_model_is_binned_and_keeps_its_top_neurons(ranking: str) -> None
     figure = neuron_map(36, 10_000, ranking)
     text = figure.chart.to_json()
     assert len(text) < 1_500_000  # 360,000 neurons one by one would be 30 MB
-    assert "360,000 in all" in figure.caption
+    assert "of the 360,000 neurons" in figure.caption
     rows = [row for data in spec(figure)["datasets"].values() for row in data]
-    assert sum(row.get("n", 0) for row in rows) == 360_000  # every neuron is in one cell
+    assert sum(row.get("n_neurons", 0) for row in rows) == 360_000  # every neuron is in one cell
     assert "L18.N0" in {row.get("name") for row in rows}
     assert png(figure).startswith(b"\x89PNG")
 
@@ -297,14 +297,20 @@ def test_the_neuron_map_names_the_leader_and_counts_those_beyond_the_control() -
     assert "threshold" in neuron_map(6, 40, "ablation", None).caption
 
 
-def test_the_brush_of_the_map_picks_the_neurons_inside_it() -> None:
-    neurons = neurons_frame(6, 40)
-    everything = charts.inside(neurons, "shared", None)
-    assert len(everything) == 240
-    brush = {"position": [2.5, 3.5], "importance_mean": [-2.0, -1.0]}
-    picked = charts.inside(neurons, "shared", brush)
-    assert [(int(r.layer), int(r.neuron)) for r in picked.itertuples()] == [(3, 0)]
+def test_a_rectangle_drawn_in_the_map_has_two_sides() -> None:
+    brush = {"position": [3.5, 2.5], "importance_mean": [-2.0, -1.0]}
+    assert neuron_charts.region(brush, "shared") == ((2.5, 3.5), (-2.0, -1.0))
+    assert neuron_charts.region(brush, "ablation") == ((2.5, 3.5), (-np.inf, np.inf))
     assert [p["name"] for p in spec(neuron_map(6, 40))["params"]] == ["brush"]
+
+
+def test_the_map_of_counted_neurons_is_the_map_of_the_neurons() -> None:
+    neurons = neurons_frame(36, 400)
+    top = first(neurons)
+    counted = neuron_charts.cells_of(neurons, "shared")
+    drawn = [neuron_charts.neuron_map(crowd, top, "shared", 0.5, 1) for crowd in (neurons, counted)]
+    assert drawn[0].title == drawn[1].title
+    assert drawn[0].chart.to_dict() == drawn[1].chart.to_dict()
 
 
 def test_margins_count_the_pairs_that_change_sides() -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pprobe_core import neuron_charts
 from pprobe_core.errors import BadRequest, StoreUnavailable
-from pprobe_core.probing.types import ProbeRequest
+from pprobe_core.probing.types import ProbeRequest, Ranking
 from pprobe_core.store import NotWritable, Store, job_id_of
 from pprobe_core.store.database import migrations
 from pprobe_core.store.plain import plain, records
@@ -149,19 +150,37 @@ def test_an_unknown_ranking_names_the_known_ones(store: Store) -> None:
         store.top_neurons("x", "best", 5)  # type: ignore[arg-type]
 
 
-def test_the_neuron_map_counts_every_neuron_once_in_its_step(store: Store) -> None:
+@pytest.mark.parametrize("ranking", ["shared", "magnitude", "ablation"])
+def test_the_neuron_map_counts_every_neuron_once_in_its_step(store: Store, ranking: Ranking) -> None:
     result = result_by_hand(n_layers=5, d_mlp=300)
+    result.neurons.loc[7, ["importance_mean", "importance_rms", "ablation_score"]] = np.nan
     store.save_run(result)
-    bins = store.neuron_map(result.run_id, bins=20)
-    assert bins["n_neurons"].sum() == store.n_neurons(result.run_id) == 1500
-    assert np.allclose(bins["importance_high"] - bins["importance_low"], bins["importance_high"].max() / 10)
-    for row in bins.itertuples():
-        inside = result.neurons.query("layer == @row.layer")["importance_mean"].astype(float)
-        high = inside <= row.importance_high + 1e-9 if row.importance_high >= bins["importance_high"].max() else None
-        count = (
-            (inside >= row.importance_low - 1e-9) & (high if high is not None else inside < row.importance_high - 1e-9)
-        ).sum()
-        assert abs(int(count) - row.n_neurons) <= 1  # a score on the very border may fall either way
+    cells = store.neuron_map(result.run_id, ranking, bins=20)
+    assert cells["n_neurons"].sum() == 1499
+    pd.testing.assert_frame_equal(cells, neuron_charts.cells_of(result.neurons, ranking, 20), check_dtype=False)
+
+
+@pytest.mark.parametrize("ranking", ["shared", "magnitude", "ablation"])
+def test_the_neurons_inside_a_region_keep_their_ranks(store: Store, ranking: Ranking) -> None:
+    result = result_by_hand(n_layers=4, d_mlp=101)
+    store.save_run(result)
+    every = store.top_neurons(result.run_id, ranking, 404)
+    column = neuron_charts.RANKING_COLUMN[ranking]
+    place = every["layer"] + (every["neuron"] / 100 - 0.5) * 0.7
+    expected = every[place.between(0.9, 2.0) & every[column].between(-0.5, 0.8)].reset_index(drop=True)
+    found = store.neurons_inside(result.run_id, ranking, (0.9, 2.0), (-0.5, 0.8), spread=0.7)
+    assert 0 < len(expected) < 404
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert len(store.neurons_inside(result.run_id, ranking, k=3)) == 3
+
+
+def test_the_importance_of_named_neurons_is_read_alone(store: Store) -> None:
+    result = result_by_hand()
+    store.save_run(result)
+    table = result.neurons.set_index(["layer", "neuron"])["importance_mean"]
+    found = store.importance_of(result.run_id, [(0, 1), (2, 7), (9, 9)])
+    assert found == {place: pytest.approx(float(table[place])) for place in ((0, 1), (2, 7))}
+    assert store.importance_of(result.run_id, []) == {}
 
 
 def test_the_neuron_map_of_scores_that_are_all_zero_is_not_a_division_by_zero(store: Store) -> None:

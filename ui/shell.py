@@ -31,8 +31,9 @@ from pprobe_core.wording import duration, plural, verified
 from ui import backend, exports, presenter, terms, words
 from ui.terms import escaped
 
-START, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, GLOSSARY = (
-    f"../pages/{name}.py" for name in ("start", "probe", "dose", "window", "controls", "compare", "prompts", "glossary")
+START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, GLOSSARY = (
+    f"../pages/{name}.py"
+    for name in ("start", "playground", "probe", "dose", "window", "controls", "compare", "prompts", "glossary")
 )
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
@@ -366,7 +367,7 @@ def request_from_pickers() -> ProbeRequest:
     return ProbeRequest(
         model=state["model"].strip(),
         circuit=circuits()[state["circuit"]].address,
-        prompts=state["prompts"],
+        prompts=state["prompts"] or "",  # nothing is offered for a behaviour without prompts
         coupling=state["coupling"],
         limit=int(state.get("limit") or 0) or None,
         seed=int(state.get("seed") or ProbeRequest.seed),
@@ -396,6 +397,11 @@ def circuit_title(named: str) -> str:
     if listed is None:
         return f"{known.title} (not listed)"
     return known.title if listed.sha256 == known.sha256 else f"{known.title} (earlier version)"
+
+
+def run_heading(run: Run) -> str:
+    """What a run is about, as Markdown: the behaviour's title, which may be a user's words, and the model."""
+    return f"{escaped(circuit_title(run.request.circuit))} in {escaped(run.request.model)}"
 
 
 def shipped_circuits() -> list[str]:
@@ -441,7 +447,7 @@ def figure(figure: charts.Figure, key: str, **options: Any) -> Any:
     st.markdown(f"**{escaped(figure.title)}**")
     chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
     event = st.altair_chart(chart, key=key, **options)
-    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"below_{key}"):
         seen: set[str] = set()
         lines = [(":material/visibility: ", figure.reading), (":material/visibility_off: ", figure.omits)]
         told = [icon + terms.marked(text, own_words(), seen) for icon, text in lines if text]

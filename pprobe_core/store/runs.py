@@ -1,9 +1,10 @@
 """All SQL of finished runs: written once, read as DataFrames, deleted as a whole."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from typing import Any
 
 import duckdb
@@ -38,6 +39,12 @@ ORDER_BY: Mapping[str, str] = {
     "shared": "abs(importance_mean) desc nulls last, layer, neuron",
     "magnitude": "importance_rms desc nulls last, layer, neuron",
     "ablation": "ablation_score desc nulls last, layer, neuron",
+}
+# What each ranking sorts by.
+SCORE: Mapping[str, str] = {
+    "shared": "importance_mean",
+    "magnitude": "importance_rms",
+    "ablation": "ablation_score",
 }
 
 
@@ -259,46 +266,100 @@ class Runs(Sweeps):
 
         Raises BadRequest for an unknown ranking.
         """
-        order = order_by(ranking)
-        return self._frame(
+        first = self._frame(
             f"""
-            select row_number() over (order by {order}) as rank, {", ".join(NEURON_COLUMNS)}
-            from neuron_scores
-            where run_id = $run
-            order by rank
-            limit $k
+            select {", ".join(NEURON_COLUMNS)} from neuron_scores
+            where run_id = $run order by {order_by(ranking)} limit $k
             """,  # noqa: S608  (the order is ours)
             run=run_id,
             k=k,
         )
+        first.insert(0, "rank", range(1, len(first) + 1))
+        return first
 
-    def neuron_map(self, run_id: str, bins: int = 60) -> pd.DataFrame:
-        """How many neurons of each layer fall into each of `bins` equal steps of mean importance.
+    def neurons_inside(
+        self,
+        run_id: str,
+        ranking: Ranking,
+        position: tuple[float, float] = (-inf, inf),
+        score: tuple[float, float] = (-inf, inf),
+        *,
+        spread: float = 0.0,
+        k: int = 500,
+    ) -> pd.DataFrame:
+        """The first k neurons of a ranking whose position and score lie between two ends, as `top_neurons` gives them.
 
-        Columns: layer, importance_low, importance_high (logits, symmetric around zero), n_neurons; empty steps are left
-        out. For models with too many neurons to draw one by one.
+        The position is the layer, with the layer's neurons spread evenly over `spread` around it. `rank` counts all
+        neurons. Raises BadRequest for an unknown ranking.
         """
         return self._frame(
-            """
+            f"""
+            with ranked as (
+                select row_number() over (order by {order_by(ranking)}) as rank, {", ".join(NEURON_COLUMNS)},
+                       layer + (neuron / greatest(max(neuron) over (), 1) - 0.5) * $spread as position
+                from neuron_scores
+                where run_id = $run
+            )
+            select rank, {", ".join(NEURON_COLUMNS)} from ranked
+            where position between $left and $right and {SCORE[ranking]} between $low and $high
+            order by rank
+            limit $k
+            """,  # noqa: S608  (the order is ours)
+            run=run_id,
+            spread=spread,
+            left=position[0],
+            right=position[1],
+            low=score[0],
+            high=score[1],
+            k=k,
+        )
+
+    def neuron_map(self, run_id: str, ranking: Ranking = "shared", bins: int = 80) -> pd.DataFrame:
+        """How many neurons of each layer lie in each of `bins` equal steps of a ranking's score.
+
+        Columns: layer, low, high (ends of the step, from the smallest to the largest score of all), n_neurons; empty
+        steps are left out. For models with too many neurons to draw one by one. Raises BadRequest for an unknown
+        ranking.
+        """
+        order_by(ranking)
+        return self._frame(
+            f"""
             with scores as (
-                    select layer, importance_mean from neuron_scores
-                    where run_id = $run and importance_mean is not null
+                    select layer, {SCORE[ranking]}::double as score from neuron_scores
+                    where run_id = $run and {SCORE[ranking]} is not null
                  ),
-                 span as (select greatest(max(abs(importance_mean))::double, 1e-12) as half from scores),
-                 placed as (
-                    select layer, half,
-                           least($bins - 1, floor((importance_mean + half) / (2 * half) * $bins))::integer as step
+                 span as (
+                    select min(score) as low, coalesce(nullif((max(score) - min(score)) / $bins, 0), 1e-12) as width
+                    from scores
+                 ),
+                 counted as (
+                    select layer, least($bins - 1, floor((score - low) / width))::integer as step, count(*) as n_neurons
                     from scores, span
+                    group by all
                  )
-            select layer, -half + step * 2 * half / $bins as importance_low,
-                   -half + (step + 1) * 2 * half / $bins as importance_high, count(*) as n_neurons
-            from placed
-            group by layer, step, half
+            select layer, low + step * width as low, low + (step + 1) * width as high, n_neurons
+            from counted, span
             order by layer, step
-            """,
+            """,  # noqa: S608  (the column is ours)
             run=run_id,
             bins=bins,
         )
+
+    def importance_of(self, run_id: str, neurons: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """Mean importance (logits) of some neurons, by (layer, neuron); those that have none are left out."""
+        rows = self._rows(
+            """
+            select n.layer, n.neuron, n.importance_mean
+            from neuron_scores n
+            join (select unnest($layers::integer[]) as layer, unnest($neurons::integer[]) as neuron) asked
+                 on asked.layer = n.layer and asked.neuron = n.neuron
+            where n.run_id = $run and n.importance_mean is not null
+            """,
+            run=run_id,
+            layers=[layer for layer, _ in neurons],
+            neurons=[neuron for _, neuron in neurons],
+        )
+        return {(int(layer), int(neuron)): float(value) for layer, neuron, value in rows}
 
     def layer_mass(self, run_id: str) -> pd.DataFrame:
         """Share of the total |mean importance| that each layer holds: layer, mass (fractions that sum to 1)."""
