@@ -198,8 +198,8 @@ class Jobs:
 
         A request that is under way is the same job; one whose result exists ends at once with that result; one that was
         stopped goes on where it stopped. With `here` a recorded result is no answer: the probe or sweep is computed on
-        this computer and takes its place (a run when the new one is there, a sweep when its first point is measured).
-        Raises BadRequest or ModelUnavailable for what is seen to be wrong already.
+        this computer and takes its place when it is complete. Raises BadRequest or ModelUnavailable for what is seen to
+        be wrong already.
         """
         if isinstance(request, SweepRequest):
             request = checked_sweep(request, shape_of(self.store.run(request.run_id)))
@@ -472,7 +472,6 @@ class Jobs:
         from pprobe_core import sweeping
 
         with self.models().lease(run.request.model, live.stop, live) as loaded:
-            self.store.give_way(sweep_id)
             sweeping.perform(self.store, loaded, run, request, live.at, live)
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:

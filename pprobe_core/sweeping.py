@@ -26,7 +26,7 @@ from pprobe_core.interventions.generation import GenerationSettings
 from pprobe_core.interventions.heads import score_heads
 from pprobe_core.interventions.measured import measure_neurons, measured_ranking, ranked_neurons, shortlist
 from pprobe_core.interventions.plans import Planned
-from pprobe_core.interventions.requests import sweep_key
+from pprobe_core.interventions.requests import sweep_id_of, sweep_key
 from pprobe_core.interventions.statistics import StageReached, compare, reached_stage
 from pprobe_core.interventions.sweeps import baselines, run_sweep, sweep_responses
 from pprobe_core.interventions.types import (
@@ -68,7 +68,7 @@ class Work:
     circuit: Circuit
     prepared: Prepared
     request: SweepRequest
-    sweep_id: str
+    sweep_id: str  # under which its pieces are stored while it runs (Store.place_of)
     evaluator: Evaluator
     progress: Progress
 
@@ -80,13 +80,13 @@ class Work:
 
 
 def perform(store: Store, loaded: LoadedModel, run: Run, request: SweepRequest, job_id: str, progress: Progress) -> str:
-    """Measure a sweep, or what is missing of it, and store it; returns its id.
+    """Measure a sweep, or what is missing of it, and store it; returns its id. A recorded one stays until then.
 
     Raises BadRequest when the model or the prompts are not those of the run any more, or the request names what the
     model does not have; Cancelled when stopped (what was measured is kept).
     """
     key = sweep_key(run.request_key, request)
-    work = _work(store, loaded, run, request, key[:12], progress)
+    work = _work(store, loaded, run, request, store.place_of(key[:12]), progress)
     with _counted(work):
         ranked = _ranked(work)
         plan, directions = _plan(work, ranked)
@@ -104,8 +104,9 @@ def perform(store: Store, loaded: LoadedModel, run: Run, request: SweepRequest, 
         "separability": [asdict(row) for row in separable],
     }
     progress.check()
-    store.save_sweep(work.sweep_id, key, request, summary, job_id)
-    return work.sweep_id
+    sweep_id = str(summary["sweep_id"])
+    store.save_sweep(sweep_id, key, request, summary, job_id, measured_as=work.sweep_id)
+    return sweep_id
 
 
 def _work(
@@ -377,7 +378,7 @@ def _summary(work: Work, plan: Sequence[Planned], directions: Directions | None)
     n_measured = len(store.effects(work.run.run_id, request.condition, request.position))
     largest = max((p.n_neurons or 0 for p in plan), default=0)
     return {
-        "sweep_id": work.sweep_id,
+        "sweep_id": sweep_id_of(work.run.request_key, request),
         "run_id": work.run.run_id,
         "model": work.loaded.id,
         "circuit": work.circuit.circuit_id,

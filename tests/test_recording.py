@@ -240,15 +240,35 @@ def test_a_cancelled_computation_leaves_the_recorded_run(recorded_store: Store) 
     assert recorded_store.find(recorded_store.run(run_id).request_key) == run_id
 
 
-def test_a_recorded_sweep_gives_way_and_one_computed_here_does_not(recorded_store: Store) -> None:
+def test_a_sweep_computed_here_takes_the_place_of_the_recorded_one_when_it_is_complete(recorded_store: Store) -> None:
+    run_id = str(recorded_store.run_of(SAFETY))
+    sweeps = recorded_store.sweeps(run_id)
+    sweep_id = str(sweeps.loc[sweeps["kind"] == "layers", "sweep_id"].iloc[0])
+    recorded = recorded_store.points(sweep_id)
+    place = recorded_store.place_of(sweep_id)
+    assert place != sweep_id
+    recorded_store.add_points(place, recorded[:2])
+    assert recorded_store.sweep(sweep_id).recorded
+    assert len(recorded_store.points(sweep_id)) == len(recorded)
+    shown = recorded_store.sweep(sweep_id)
+    key = recording.sweep_key(recorded_store.run(run_id).request_key, shown.request)
+    recorded_store.save_sweep(sweep_id, key, shown.request, shown.summary, measured_as=place)
+    assert not recorded_store.sweep(sweep_id).recorded
+    assert recorded_store.points(sweep_id) == tuple(p for p in recorded if p in recorded[:2])
+    assert recorded_store.point_ids(place) == set()
+    load_recorded(recorded_store, again=True)
+    assert not recorded_store.sweep(sweep_id).recorded
+
+
+def test_a_recorded_sweep_stays_when_its_computation_is_given_up(recorded_store: Store) -> None:
     sweep_id = str(recorded_store.sweeps()["sweep_id"].iloc[0])
+    points = recorded_store.points(sweep_id)
+    recorded_store.add_points(recorded_store.place_of(sweep_id), points[:1])
+    assert recorded_store.points(sweep_id) == points
     assert recorded_store.has_sweep(sweep_id)
     assert not recorded_store.has_sweep(sweep_id, here=True)
-    recorded_store.give_way(sweep_id)
-    assert not recorded_store.has_sweep(sweep_id)
-    assert recorded_store.point_ids(sweep_id) == set()
-    load_recorded(recorded_store, again=True)
-    assert recorded_store.sweep(sweep_id).recorded
+    recorded_store.delete_sweep(sweep_id)
+    assert recorded_store.point_ids(f"{sweep_id}+") == set()
 
 
 # ------------------------------------------------------------------------------------------------- what goes wrong

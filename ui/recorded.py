@@ -83,7 +83,7 @@ def _progress(job_id: str, date: str, watched: bool) -> None:
             key="cancel_recorded",
             icon=":material/stop_circle:",
             type="tertiary",
-            help="Stop; the recorded run stays.",
+            help="Stop; the recorded result stays.",
         ):
             backend.jobs().cancel(job_id)
             st.rerun()

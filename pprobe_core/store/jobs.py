@@ -11,7 +11,7 @@ from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.probing.types import ProbeRequest, tupled
 from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
-from pprobe_core.store.sweeps import drop_sweep, sweep_request
+from pprobe_core.store.sweeps import BESIDE, SWEEP_TABLES, drop_sweep, sweep_request
 
 Request = ProbeRequest | SweepRequest | CompareRequest
 
@@ -140,6 +140,8 @@ class JobTable(Database):
             for job_id, sweep_id in old:
                 cursor.execute("delete from job_blocks where job_id = $job", {"job": job_id})
                 cursor.execute("delete from jobs where job_id = $job", {"job": job_id})
+                for table in SWEEP_TABLES:  # measured beside a recorded one
+                    cursor.execute(f"delete from {table} where sweep_id = $s", {"s": f"{sweep_id}{BESIDE}"})  # noqa: S608
                 finished = cursor.execute("select 1 from sweeps where sweep_id = $s", {"s": sweep_id}).fetchone()
                 if sweep_id is not None and finished is None:
                     drop_sweep(cursor, sweep_id)

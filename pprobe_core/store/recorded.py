@@ -133,15 +133,6 @@ class Recorded(Runs):
             cursor.execute("update recorded_set set wanted = false")
         return self.n_recorded()
 
-    def give_way(self, sweep_id: str) -> None:
-        """Drop a recorded sweep, so that it can be computed here; labels stay. Others are left alone."""
-        with self._transaction() as cursor:
-            gone = cursor.execute(
-                "delete from sweeps where sweep_id = $s and recorded is not null returning sweep_id", {"s": sweep_id}
-            ).fetchall()
-            for table in BY_SWEEP if gone else ():
-                cursor.execute(f"delete from {table} where sweep_id = $s", {"s": sweep_id})  # noqa: S608
-
     def write_recorded_set(
         self, folder: Path, run_ids: Collection[str], sweep_ids: Collection[str]
     ) -> dict[str, tuple[Path, int]]:

@@ -20,6 +20,7 @@ from pprobe_core.store.database import Database, utc_now
 from pprobe_core.store.plain import plain
 
 SWEEP_TABLES = ("sweeps", "sweep_points", "sweep_responses", "sweep_passes", "labels")
+BESIDE = "+"  # after the id of a sweep that is measured while a recorded one of the same id is shown
 RUN_TABLES = ("measured_effects", "measured_passes")  # of a run's model, shared by its sweeps
 STAGES: tuple[SweepStage, ...] = get_args(SweepStage)
 POINT_COLUMNS = tuple(field.name for field in fields(SweepPoint))
@@ -68,6 +69,10 @@ class Sweeps(Database):
     """Sweeps of runs. A finished sweep never changes; only labels that a person gives its answers are added."""
 
     # -- while it runs --
+
+    def place_of(self, sweep_id: str) -> str:
+        """Under which id the pieces of an unfinished sweep are kept: another than its own beside a recorded one."""
+        return f"{sweep_id}{BESIDE}" if self.has_sweep(sweep_id) else sweep_id
 
     def add_points(self, sweep_id: str, points: Sequence[SweepPoint]) -> None:
         """Commit measured points; those that are there already stay."""
@@ -126,8 +131,13 @@ class Sweeps(Database):
         request: SweepRequest,
         summary: dict[str, Any],
         job_id: str | None = None,
+        measured_as: str | None = None,
     ) -> None:
-        """Mark a sweep complete, in one transaction with its job; one that is there already is left as it is."""
+        """Mark a sweep complete, in one transaction with its job; one that is there already is left as it is.
+
+        `measured_as` is where its pieces are (`place_of`): one measured beside a recorded sweep takes its place, and
+        its labels, which are what a person said about the same answers.
+        """
         row = {
             "sweep_id": sweep_id,
             "request_key": request_key,
@@ -148,6 +158,8 @@ class Sweeps(Database):
             # The run may have been deleted while the sweep ran.
             if cursor.execute("select 1 from runs where run_id = $run", {"run": request.run_id}).fetchone() is None:
                 raise BadRequest(f"The run {request.run_id} was deleted while its sweep ran, so nothing was kept.")
+            if measured_as not in (None, sweep_id):
+                _take_place(cursor, sweep_id, str(measured_as))
             cursor.execute(
                 f"insert into sweeps ({', '.join(row)}) values ({', '.join(f'${name}' for name in row)}) "  # noqa: S608
                 "on conflict do nothing",
@@ -434,8 +446,21 @@ class Sweeps(Database):
 def drop_sweep(cursor: duckdb.DuckDBPyConnection, sweep_id: str) -> None:
     """Delete everything of a sweep inside a transaction."""
     for table in SWEEP_TABLES:
-        cursor.execute(f"delete from {table} where sweep_id = $sweep", {"sweep": sweep_id})  # noqa: S608  (names are ours)
+        for place in (sweep_id, f"{sweep_id}{BESIDE}"):
+            cursor.execute(f"delete from {table} where sweep_id = $sweep", {"sweep": place})  # noqa: S608  (names are ours)
     cursor.execute("delete from jobs where sweep_id = $sweep and state = 'done'", {"sweep": sweep_id})
+
+
+def _take_place(cursor: duckdb.DuckDBPyConnection, sweep_id: str, measured_as: str) -> None:
+    """Let what was measured under another id stand in the place of the recorded sweep."""
+    cursor.execute("delete from sweeps where sweep_id = $s and recorded is not null", {"s": sweep_id})
+    for table in ("sweep_points", "sweep_responses", "sweep_passes"):
+        cursor.execute(f"delete from {table} where sweep_id = $s", {"s": sweep_id})  # noqa: S608
+        cursor.execute(
+            f"insert into {table} by name select * replace ($s as sweep_id) from {table} where sweep_id = $other",  # noqa: S608
+            {"s": sweep_id, "other": measured_as},
+        )
+        cursor.execute(f"delete from {table} where sweep_id = $other", {"other": measured_as})  # noqa: S608
 
 
 def stays_deleted(cursor: duckdb.DuckDBPyConnection, result_id: str) -> None:
