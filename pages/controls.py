@@ -10,7 +10,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import asking, exports, meaning, recorded, sharing, shell, sweeps, words
+from ui import asking, exports, meaning, recorded, sharing, shell, sweeps, terms, words
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ if run is None:
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("What would a referee ask?", anchor=False, width="content")
     shell.run_picker(run.run_id)
-    sharing.share(run)
-st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
+sharing.share(run)
+st.caption(f"{shell.run_heading(run)}. {shell.run_facts(run)}")
 
 shell.measured_on(run)
 recorded.run_notice(run)
@@ -234,7 +234,7 @@ else:
 
 for question in QUESTIONS:
     st.header(question.title, anchor=question.name)
-    st.markdown(question.text)
+    st.markdown(terms.marked(question.text))
     lacking = [kind for kind in question.kinds if kind not in there]
     if lacking:
         st.info(
@@ -245,7 +245,9 @@ for question in QUESTIONS:
     else:
         question.show(run, there)
 
-st.header("What is the FFN/Skip ratio of everything that was run?", anchor="ratios")
+st.header(
+    "What is the FFN/Skip ratio of everything that was run?", anchor="ratios", help=words.GLOSSARY["FFN/Skip ratio"]
+)
 st.markdown(
     "All runs in this results file, those included that fit no pattern. In the paper the ratio explains 81 % of the "
     "variance of the ablation effect over 13 models; two or three models here can neither confirm nor deny that."

@@ -7,7 +7,7 @@ from pprobe_core import response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, words
+from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, terms, words
 
 AXES = {"dose": "n_neurons", "factor": "factor", "patch": "n_neurons"}
 
@@ -39,7 +39,7 @@ def pickers(run: Run) -> None:
             asking.condition_picker()
         with columns[2]:
             asking.position_picker()
-        st.caption(words.SWEEP_RANKINGS[st.session_state["sweep_ranking"]][1])
+        st.caption(terms.marked(words.SWEEP_RANKINGS[st.session_state["sweep_ranking"]][1]))
         if st.session_state["sweep_ranking"] == "chosen":
             st.text_input(
                 "Neurons", key="chosen_neurons", help=words.HELP["chosen"], placeholder="L3.N12, L4.N7",
@@ -95,7 +95,7 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
                 key=f"collateral_{sweep.sweep_id}",
             )
     key = str(at_step["key"].iloc[0])
-    st.header("What the answers do", anchor="answers")
+    st.header("What the answers do", anchor="answers", help=words.GLOSSARY["Class of an answer"])
     if rates.empty:
         st.info(
             "This sweep holds no answers. Tick *Read the answers too* above and run it again: the points are kept.",
@@ -143,7 +143,7 @@ asking.use_defaults_of(run, shell.circuit_of(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("What happens without its neurons?", anchor=False, width="content")
     shell.run_picker(run.run_id)
-st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
+st.caption(f"{shell.run_heading(run)}. {shell.run_facts(run)}")
 pickers(run)
 
 sweep = sweeps.chosen_sweep(run, NEURON_KINDS, st.session_state["_dose_request"])
@@ -160,9 +160,14 @@ shell.measured_on(run, sweep)
 points = sweeps.points(sweep)
 rates = sweeps.rates(sweep, use_labels=bool(st.session_state.get("use_labels")))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-    st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="curve", width="content")
+    st.header(
+        words.SWEEP_KINDS[sweep.request.kind],
+        anchor="curve",
+        width="content",
+        help=words.SWEEP_KIND_HELP[sweep.request.kind],
+    )
     sweeps.sweep_picker(run, NEURON_KINDS, sweep)
-    sharing.share(run, sweep)
+sharing.share(run, sweep)
 sweeps.say_if_another(sweep, st.session_state["_dose_request"])
 st.caption(sweeps.facts(sweep))
 recorded.sweep_notice(run, sweep)
@@ -183,7 +188,7 @@ def curves_section() -> None:
 curves_section()
 
 if sweep.request.kind == "patch":
-    st.header("Layer by layer", anchor="layers")
+    st.header("Layer by layer", anchor="layers", help=words.GLOSSARY["Patching"])
     left, right = st.columns(2, gap="large")
     means = run.summary["logit_diff"]
     with left:
@@ -198,5 +203,5 @@ if sweep.request.kind == "patch":
     with right:
         shell.figure(sweep_charts.patch_by_count(points, sweeps.predicted_patch(run, points)), key="patch_count")
 
-st.header("Is it more than chance?", anchor="proof")
+st.header("Is it more than chance?", anchor="proof", help=words.GLOSSARY["Random draws"])
 sweeps.proof_table(sweep)

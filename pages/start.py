@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, harvest, models, prompts, recorded, shell, sweeps, words
+from ui import backend, cards, harvest, meaning, models, prompts, recorded, shell, terms, words
 
 
 def forget_run() -> None:
@@ -20,7 +20,7 @@ def new_model() -> None:
 
 
 st.title("What happens inside a chat model when it decides?")
-st.markdown(words.ABOUT)
+st.markdown(terms.marked(words.ABOUT))
 
 with st.container(border=True, key="pickers"):
     model_column, circuit_column, prompts_column, button_column = st.columns(
@@ -64,15 +64,20 @@ with st.container(border=True, key="pickers"):
         on_change=forget_run,
         persist_state="session",
     )
-    st.caption(
-        f"{shell.escaped(circuit.description)} **{shell.escaped(circuit.question)}** "
-        f"{shell.escaped(circuit.perturbation_text)}"
-    )
     if not ready:
         st.info("This behaviour has no prompts yet. Add some, then press Run.", icon=":material/playlist_add:")
-    st.page_link(
-        shell.PROMPTS, label="Add prompts of your own", icon=":material/playlist_add:", help=words.HELP["add_prompts"]
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"**{shell.escaped(circuit.question)}** {shell.escaped(circuit.perturbation_text)}",
+            width="stretch",
+            help=shell.escaped(circuit.description),
+        )
+        st.page_link(
+            shell.PROMPTS,
+            label="Add prompts of your own",
+            icon=":material/playlist_add:",
+            help=words.HELP["add_prompts"],
+        )
     with st.expander("Advanced", icon=":material/tune:"):
         coupling_column, limit_column, seed_column = st.columns(3)
         coupling_column.selectbox(
@@ -144,6 +149,8 @@ elif job is not None and job.state == "failed":
     st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
 elif job is not None and job.state == "cancelled" and run_id is None:
     st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
+else:
+    shell.finished_job(job)
 
 if run_id is None:
     ended_badly = job is not None and job.state in ("failed", "cancelled")  # said above
@@ -160,15 +167,22 @@ run = shell.store().run(run_id)
 shell.measured_on(run)
 recorded.run_notice(run, watched=True)
 with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-    st.header(f"{shell.circuit_title(run.request.circuit)} in {run.request.model}", anchor=False)
-    st.page_link(
-        shell.PROBE, label="Open the full result", icon=":material/arrow_forward:", query_params={"run": run_id}
-    )
-cards.verdict_card(run, n_reasons=2)
-sweeps.tested(run)
+    st.header(shell.run_heading(run), anchor=False)
+    with st.container(horizontal=True, width="content"):
+        for page, label in (
+            (shell.PROBE, "Open the full result"),
+            (shell.DOSE, "Switch neurons off"),
+            (shell.WINDOW, "Inject a direction"),
+        ):
+            st.page_link(page, label=label, icon=":material/arrow_forward:", query_params={"run": run_id})
+left, right = st.columns([11, 9], gap="medium")
+with left:
+    meaning.run_card(run, opened=True)
+with right:
+    cards.verdict_card(run, n_reasons=2, level=3)
 cards.headline_numbers(run)
 
-st.header("Can these prompts tell something?", anchor=False)
+st.header("Can these prompts tell something?", anchor=False, help=words.GLOSSARY["Flip rate"])
 left, right = st.columns([3, 2], gap="large")
 with left:
     shell.figure(charts.margins(shell.read("pairs", run_id)), key="start_margins")
@@ -185,7 +199,7 @@ with right:
     harvest.start_line(run, circuit)
     cards.left_out(run)
 
-st.header("Where the two prompts part", anchor=False)
+st.header("Where the two prompts part", anchor=False, help=words.GLOSSARY["Logit lens"])
 shell.figure(
     charts.trajectory(shell.read("layers", run_id), circuit.target_meaning, circuit.control_meaning),
     key="start_trajectory",

@@ -191,7 +191,7 @@ asking.use_defaults_of(run, shell.circuit_of(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("Can a push in one direction switch it?", anchor=False, width="content")
     shell.run_picker(run.run_id)
-st.caption(f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. {shell.run_facts(run)}")
+st.caption(f"{shell.run_heading(run)}. {shell.run_facts(run)}")
 pickers(run)
 
 sweep = sweeps.chosen_sweep(run, INJECTION_KINDS, st.session_state["_window_request"])
@@ -208,9 +208,14 @@ shell.measured_on(run, sweep)
 points = sweeps.points(sweep)
 rates = sweeps.rates(sweep)
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-    st.header(words.SWEEP_KINDS[sweep.request.kind], anchor="map", width="content")
+    st.header(
+        words.SWEEP_KINDS[sweep.request.kind],
+        anchor="map",
+        width="content",
+        help=words.SWEEP_KIND_HELP[sweep.request.kind],
+    )
     sweeps.sweep_picker(run, INJECTION_KINDS, sweep)
-    sharing.share(run, sweep)
+sharing.share(run, sweep)
 sweeps.say_if_another(sweep, st.session_state["_window_request"])
 st.caption(
     f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
@@ -248,7 +253,7 @@ def answers_section() -> None:
 
 answers_section()
 
-st.header("Where are the two prompts apart?", anchor="separability")
+st.header("Where are the two prompts apart?", anchor="separability", help=words.GLOSSARY["Linear separability"])
 left, right = st.columns(2, gap="large")
 with left:
     shell.figure(window_charts.separability(pd.DataFrame(sweep.summary["separability"])), key="separability")
@@ -271,5 +276,5 @@ with right:
         strength = others["strength"].iloc[0]
         st.caption(f"At strength {charts.number(strength)}.")
 
-st.header("Is it more than chance?", anchor="proof")
+st.header("Is it more than chance?", anchor="proof", help=words.GLOSSARY["Random draws"])
 sweeps.proof_table(sweep)

@@ -14,7 +14,7 @@ from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import shell, words
+from ui import shell, terms, words
 
 STRUCTURE_LOOK: Mapping[str, tuple[str, Any]] = {
     "opposition": (":material/compare_arrows:", "orange"),
@@ -46,10 +46,12 @@ def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None
             f"{'#' * level} {icon} :{colour}[{title}]", help=words.STRUCTURE_HELP.get(structure, words.HELP["stage"])
         )
         stage_ladder(run.stage)
-        st.markdown(f"**What to do with it.** {shell.escaped(str(verdict.get('recommendation') or 'Nothing yet.'))}")
+        seen: set[str] = set()
+        advice = terms.marked(str(verdict.get("recommendation") or "Nothing yet."), seen=seen)
+        st.markdown(f"**What to do with it.** {advice}")
         reasons = list(verdict.get("reasons") or [])[:n_reasons]
         if reasons:
-            st.markdown("**Why.**\n" + "\n".join(f"- {shell.escaped(str(reason))}" for reason in reasons))
+            st.markdown("**Why.**\n" + "\n".join(f"- {terms.marked(str(reason), seen=seen)}" for reason in reasons))
         circuit = shell.circuit_of(run.request.circuit)
         if circuit and circuit.expected_note:
             st.caption(f"For comparison: {shell.escaped(circuit.expected_note)}")
@@ -154,7 +156,7 @@ def preview_table(preview: pd.DataFrame) -> None:
         string=[charts.visible(str(text)) for text in preview["string"]],
     )
     st.dataframe(
-        rows[["side", "string", "used", "note", "ids"]],
+        rows[["side", "string", "used", *(["note"] if rows["note"].fillna("").ne("").any() else []), "ids"]],
         hide_index=True,
         height="content" if len(rows) < 9 else 320,
         alt="Target and control strings with their token ids",

@@ -524,10 +524,10 @@ ENTRIES: Mapping[str, Entry] = {
         "start",
     ),
     "Permalink": Entry(
-        "An address that opens what is on the screen: run, layer, dose and model. On another computer it says what is "
+        "A link that opens what is on the screen: run, layer, dose and model. On another computer it says what is "
         "missing there.",
         TOOL,
-        ("permalink", "permalinks", "copy link"),
+        ("permalink", "permalinks", "link to what is on screen"),
         ("Run",),
         "runs",
     ),

@@ -71,6 +71,13 @@ SWEEP_KINDS: Mapping[str, str] = {
     "heads": "Attention heads switched off",
     "held": "Attention held fixed",
 }
+SWEEP_KIND_HELP: Mapping[str, str] = {
+    "dose": GLOSSARY["Dose response"],
+    "factor": GLOSSARY["Factor"],
+    "patch": GLOSSARY["Patching"],
+    "window": GLOSSARY["Injection window"],
+    "strength": GLOSSARY["Injection"],
+}
 REGIMES: Mapping[str, str] = {
     "destructive": "destructive: at least half of the answers are broken",
     "causal": "causal: at least half switch and stay whole",
