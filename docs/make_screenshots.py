@@ -40,8 +40,9 @@ Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 1920, 420)
 PRESENTED = ((1280, 720), (1920, 1080))
-DRAWN = """() => [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(
-    chart => chart.querySelector('svg.marks, canvas.marks'))"""
+DRAWN = """() => !document.querySelector('[data-testid=stSkeleton]') &&
+    [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(
+        chart => chart.querySelector('svg.marks, canvas.marks'))"""
 
 REQUESTS = (
     ProbeRequest(model="mini-qwen3", circuit="language"),

@@ -37,13 +37,13 @@ with shell.calm_errors():
     shell.sync_selection(page.url_path)
     exports.forget()
     presenter.style()
-    shell.sidebar()
     tour.begin(page)
     shell.turn_to(page.url_path)
     with st.sidebar, st.container(key="ways", gap=None):
         tour.button()
         presenter.button()
         tour.remember()
+    shell.sidebar()
     if presenter.on():
         presenter.bar(page, [one for section in sections.values() for one in section])
     else:

@@ -337,6 +337,7 @@ def preview(pairs: Pairs, tag: str) -> Pairs:
         return pairs
     edited = st.data_editor(
         shown,
+        alt="The first prompt pairs, open to changes",
         hide_index=True,
         height=height,
         key=f"words_{tag}",

@@ -43,10 +43,11 @@ STEPS = (
     ),
     Step(
         "Test it",
-        "A number is no proof. Here neurons are switched off and the answers read again, beside as many random "
-        "neurons: move **Neurons edited** and watch what changes.",
-        shell.DOSE,
-        "Dose response",
+        "A number is no proof: here the model is changed while you look. Move **Neurons changed** and read the answer "
+        "**As it is**, **Changed**, and after a **Random change** of the same size. The page Dose response counts the "
+        "same over all prompts.",
+        shell.PLAYGROUND,
+        "Playground",
     ),
 )
 
