@@ -9,6 +9,7 @@ run = playground.chosen_run()
 model = run.request.model if run else st.session_state["model"].strip()
 circuit = shell.circuit_of(run.request.circuit) if run else shell.circuits().get(st.session_state["circuit"])
 playground.use_run(run)
+playground.begin()
 
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("Turn a dial, read the answer", anchor=False, width="content")
@@ -31,7 +32,6 @@ def dials() -> None:
     with left:
         prompt, pair_id, condition = playground.prompt_of(run, circuit)
         change = playground.change_of(run, circuit) if run is not None else Change()
-    shell.write_address()
     ask = Ask(
         model,
         prompt,
@@ -43,6 +43,8 @@ def dials() -> None:
     )
     with right:
         playground.answer(ask, circuit)
+    # Last: a run that waits behind this one would take the address it was sent with for a step back.
+    shell.write_address()
 
 
 dials()

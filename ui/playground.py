@@ -51,7 +51,7 @@ def what_is_shown(run: Run) -> str:
     """The line under the title."""
     n = int(run.summary.get("n_ranking_pairs") or run.summary.get("n_pairs") or 0)
     return (
-        f"{shell.circuit_title(run.request.circuit)} in {shell.escaped(run.request.model)}. Neurons and direction come "
+        f"{shell.run_heading(run)}. Neurons and direction come "
         f"from {plural(n, 'discovery pair')} of run `{run.run_id}`; beside every change stands a random one."
     )
 
@@ -74,6 +74,11 @@ def use_run(run: Run | None) -> None:
             state["play_text"] = state["play_pair"] = state["play_condition"] = None
         state["play_layer"] = state["play_n"] = state["play_strength"] = None
     state["_play_run"] = run_id
+
+
+def begin() -> None:
+    """At the start of a full run: the browser has dropped its timers."""
+    st.session_state["_play_timer"] = False
 
 
 def places() -> tuple[Any, Any]:
@@ -269,50 +274,60 @@ def answer(ask: Ask, circuit: Circuit | None) -> None:
     """Put the question, and show its answers; or the place in the line with the last answers dimmed, looked at again
     until they are there. What cannot be met is said in their place.
     """
+    state, refused, timer = st.session_state, "", None
     try:
         desk = backend.playground()
-        desk.ask(visitor(), ask, again=bool(st.session_state.pop("_play_again", False)))
+        desk.ask(visitor(), ask, again=bool(state.pop("_play_again", False)))
         standing = desk.wait(visitor(), PATIENCE)
+        if standing is not None and not standing.ended and not state["_play_timer"]:
+            timer, state["_play_timer"] = POLL, True
     except PprobeError as error:
-        with st.container(key="play_head"):
-            st.error(shell.escaped(str(error)), icon=":material/error:")
-        _empty_board()
-        return
-    if standing is not None and standing.ended:
-        _drawn(standing, circuit)
-    else:
-        st.fragment(_waiting, run_every=POLL)(circuit)
+        refused = str(error)
+    # One part of the page in every state, so that what stood there is replaced.
+    st.fragment(_board, run_every=timer)(circuit, refused)
 
 
 @shell.calm_errors()
-def _waiting(circuit: Circuit | None) -> None:
-    standing = backend.playground().look(visitor())
-    if standing is None or standing.ended:
+def _board(circuit: Circuit | None, refused: str) -> None:
+    """The answers or the place in the line, as things stand now. A timer that looked while waiting ends with a full
+    run of the page.
+    """
+    standing = None if refused else backend.playground().look(visitor())
+    if st.session_state["_play_timer"] and (standing is None or standing.ended):
         st.rerun()
-    _drawn(standing, circuit)
+    _drawn(standing, refused, circuit)
 
 
-def _drawn(standing: Standing, circuit: Circuit | None) -> None:
-    reply = standing.reply or standing.last
+def _drawn(standing: Standing | None, refused: str, circuit: Circuit | None) -> None:
     with st.container(key="play_head"):
-        if standing.reply is not None:
-            st.markdown(f"### {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
-            st.caption(shell.escaped(logit_sentence(standing.reply)))
-        elif standing.state == "failed":
-            st.error(shell.escaped(str(standing.error)), icon=":material/error:")
-        elif standing.state == "left":
-            st.markdown("### :material/pause_circle: Nobody was looking, so the question was put aside.")
-        else:
-            st.markdown(f"### :material/hourglass_top: {shell.escaped(place_in_words(standing))}")
-            st.caption("The answers below, if any, are to an earlier question.")
-    if standing.state in ("failed", "left"):
-        st.button("Ask again", key="play_again", icon=":material/refresh:", on_click=_again)
-    if reply is None:
-        _empty_board()
-        return
-    _answers(reply, circuit, dimmed=standing.reply is None)
-    if standing.reply is not None:
+        _head(standing, refused, circuit)
+    reply = (standing.reply or standing.last) if standing is not None else None
+    dimmed = standing is None or standing.reply is None
+    with st.container(key="play_dimmed" if dimmed else "play_now"):
+        if reply is None:
+            _empty_board()
+            return
+        _answers(reply, circuit)
         _figures(reply, circuit)
+
+
+def _head(standing: Standing | None, refused: str, circuit: Circuit | None) -> None:
+    """What the answers show, or what is going on."""
+    if standing is None:
+        st.error(shell.escaped(refused or "The question was lost. Ask again."), icon=":material/error:")
+    elif standing.reply is not None:
+        st.markdown(f"### {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
+        st.caption(shell.escaped(logit_sentence(standing.reply)))
+    elif standing.ended:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if standing.state == "failed":
+                st.error(shell.escaped(str(standing.error)), icon=":material/error:")
+            else:
+                st.markdown(":material/pause_circle: Nobody was looking, so the question was put aside.")
+            st.button("Ask again", key="play_again", icon=":material/refresh:", on_click=_again)
+    else:
+        st.markdown(f"### :material/hourglass_top: {shell.escaped(place_in_words(standing))}")
+        st.caption("Answers below, where there are any, are to an earlier question." if standing.last else "")
 
 
 def _again() -> None:
@@ -350,7 +365,7 @@ def titles_of(circuit: Circuit | None) -> Mapping[str, str]:
     return {c.name: c.title for c in circuit.response_classes} if circuit else {}
 
 
-def _answers(reply: Reply, circuit: Circuit | None, dimmed: bool) -> None:
+def _answers(reply: Reply, circuit: Circuit | None) -> None:
     before, after = reply.unedited, reply.edited
     marked, _ = word_difference(before.text, after.text if after else before.text)
     sides: list[tuple[str, Written | None, Sequence[Piece]]] = [("unedited", before, marked)]
@@ -369,10 +384,10 @@ def _answers(reply: Reply, circuit: Circuit | None, dimmed: bool) -> None:
             st.markdown(f"**{ARM_TITLES[arm]}**{badge}", help=words.HELP[f"play_{arm}"])
             if answer.looks_harmful:
                 with st.expander("Show the compliant answer", icon=":material/visibility_off:"):
-                    _text(answer, pieces, arm, dimmed)
+                    _text(answer, pieces, arm)
             else:
-                _text(answer, pieces, arm, dimmed)
-            if arm == "random" and not dimmed:
+                _text(answer, pieces, arm)
+            if arm == "random":
                 st.button(
                     f"Another one ({reply.ask.change.draw + 1} of {N_DRAWS})", key="play_redraw", type="tertiary",
                     icon=":material/casino:", on_click=_redraw, help=words.HELP["play_redraw"],
@@ -383,7 +398,7 @@ def _redraw() -> None:
     st.session_state["play_draw"] = (int(st.session_state.get("play_draw") or 0) + 1) % N_DRAWS
 
 
-def _text(answer: Written, pieces: Sequence[Piece], arm: str, dimmed: bool) -> None:
+def _text(answer: Written, pieces: Sequence[Piece], arm: str) -> None:
     """An answer in large type; words that the other answer lacks are underlined, in the changed ones bold, too."""
     tag = ("<u>", "</u>") if arm == "unedited" else ("<b><u>", "</u></b>")
     body = "".join(f"{tag[0]}{readable(p.text)}{tag[1]}" if p.differs else readable(p.text) for p in pieces)
@@ -391,8 +406,8 @@ def _text(answer: Written, pieces: Sequence[Piece], arm: str, dimmed: bool) -> N
         body += " <i>The model broke: its output is no number.</i>"
     shown = body + FINISHES[answer.finish] or "<i>(empty)</i>"
     st.html(
-        f'<div dir="auto" style="font-size:1.2rem;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere;'
-        f'opacity:{0.4 if dimmed else 1}">{shown}</div>'
+        f'<div dir="auto" style="font-size:1.2rem;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">'
+        f"{shown}</div>"
     )
 
 
