@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper, snippets
+from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper
 from pprobe_core.store import job_id_of
 from pprobe_core.wording import plural
 from ui import comparing, exports, recorded, sharing, shell, words
@@ -41,9 +41,7 @@ exports.measured_on(
 models = frames.models
 circuits = [c for c in request.circuits if any(c == of for _, of in found.runs)]
 
-with st.container(horizontal=True, gap="small"):
-    sharing.share_comparison(request)
-    sharing.code(snippets.comparison(request))
+sharing.share_comparison(request)
 
 st.session_state.setdefault("view", "overview")
 view = st.segmented_control(

@@ -30,6 +30,7 @@ _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _GROUPS = ("color", "detail", "strokeDash", "shape", "xOffset", "yOffset", "row", "column", "facet")
 _PLACES = ("x", "x2", "y", "y2")
 _ADDRESS = ("layer", "neuron")  # tell a point from its neighbours, even where the chart writes them nowhere
+_NOT_IN_XML = re.compile("[^\\t\\n\\r\\u0020-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 # Signs that the text font may lack: a whole line would else be written in whatever font has them.
 _OTHER_SCRIPT = re.compile("([^\\u0000-\\u024f\\u2010-\\u2027\\u2030-\\u205e\\u2212\\u2260-\\u2265]+)")
 _GUIDES = ("rule", "text")  # marks that guide the eye, unless they say something when pointed at
@@ -196,11 +197,12 @@ def png(figure: Figure, source: str = "", scale: float = PNG_SCALE) -> bytes:
 
 
 def _chart(figure: Figure, name: str, width: int, ink: str) -> ET.Element:
-    spec = _inlined(figure.chart).properties(width=width).to_dict()
+    # The chart was made by our own code: checking it against the whole schema takes longer than drawing it.
+    spec = _inlined(figure.chart).properties(width=width).to_dict(validate=False)
     spec.pop("usermeta", None)
     spec["config"] = {**spec.get("config", {}), **_look(ink)}
     spec["background"] = None
-    text = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    text = vl_convert.vegalite_to_svg(_without_bad_signs(spec), vl_version=_VEGA_LITE, allowed_base_urls=[])
     root = ET.fromstring(text)  # noqa: S314  (written by vl-convert just now)
     _rename_ids(root, name)
     return root
@@ -219,6 +221,20 @@ def _inlined(chart: Any) -> Any:
         if parts := _set(chart, name):
             setattr(copy, name, [_inlined(part) for part in parts])
     return copy
+
+
+def _without_bad_signs(value: Any) -> Any:
+    """A specification in which every text can stand in XML.
+
+    One sign that cannot (a control character in a prompt, half of a pair) ends the whole process inside vl-convert.
+    """
+    if isinstance(value, str):
+        return _NOT_IN_XML.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_without_bad_signs(key): _without_bad_signs(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_bad_signs(item) for item in value]
+    return value
 
 
 def _look(ink: str) -> Mapping[str, Any]:
@@ -299,5 +315,6 @@ def _em(character: str) -> float:
 
 
 def printable(text: str) -> str:
-    """Text without the control characters that no XML may hold; line breaks are spaces."""
-    return "".join(c if c.isprintable() or c == "\u00a0" else " " for c in text)
+    """Text as lines can hold it: no sign that XML does not know, and spaces for what cannot be seen."""
+    known = _NOT_IN_XML.sub(" ", text)
+    return "".join(c if c.isprintable() or c == "\u00a0" else " " for c in known)

@@ -94,10 +94,11 @@ def _menu(key: str, help_text: str) -> Any:
 
 
 def _offer(label: str, data: Callable[[], bytes], suffix: str, mime: str, key: str) -> None:
+    name = _source().name
     st.download_button(
         label,
         data,
-        file_name=report.file_name(_source().name, key, suffix=suffix),
+        file_name=report.file_name(name, "_".join(part for part in key.split("_") if part not in name), suffix=suffix),
         mime=mime,
         key=f"save_{key}_{suffix}",
         on_click="ignore",

@@ -29,7 +29,7 @@ RESULT_PAGES = ("probe", "dose", "window", "controls", "playground")
 def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = None) -> str:
     """The full address of what is on screen, with everything that another installation needs to make the same.
 
-    It names every choice of the page, also those that the page starts with. `page` is another page to open it on.
+    It names the choices of the page, also those that the page made. `page` is another page to open it on.
     """
     state = st.session_state
     here = str(state.get("_page", ""))
@@ -42,7 +42,9 @@ def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = 
     general = {"probe": ("ranking",), "compare": ("models", "circuits", "view")}.get(page, ())
     for key, choice in shell.selections().items():
         text = shell.as_text(state.get(key))
-        if key not in address and (page in choice.pages or key in general) and key != "ask" and choice.accepts(text):
+        if key in address or key == "ask" or not (page in choice.pages or key in general):
+            continue
+        if choice.accepts(text) and text != shell.as_text(choice.default):
             address[key] = text
     root = str(st.context.url or "").partition("?")[0].rstrip("/").removesuffix(f"/{here}" if here else "")
     base = f"{root}/{page}"
@@ -88,17 +90,23 @@ def asked_sweep(run: Run) -> SweepRequest | None:
 # --------------------------------------------------------------------------------------- the Share menu, the code
 
 
-def share(run: Run, sweep: Sweep | None = None, page: str | None = None) -> None:
-    """The Share menu of a run, or of one of its sweeps, and the code that makes the same; `page`: where to open it."""
-    with st.container(horizontal=True, width="content", gap="small"):
-        _share_menu(run, sweep, page)
-        code(snippets.sweep(run.request, sweep.request) if sweep else snippets.probe(run.request))
-
-
 @st.fragment
 @shell.calm_errors()
+def share(run: Run, sweep: Sweep | None = None, page: str | None = None) -> None:
+    """The Share menu of a run, or of one of its sweeps, and the code that makes the same; `page`: where to open it.
+
+    Drawn again when the menu is opened, so that the link says what is on screen by then.
+    """
+    with st.container(horizontal=True, gap="small"):
+        _share_menu(run, sweep, page)
+        path = str(shell.store().path)
+        code(
+            snippets.sweep(run.request, sweep.request) if sweep else snippets.probe(run.request),
+            "" if path == ":memory:" else snippets.stored_run(path, run.run_id, sweep.sweep_id if sweep else None),
+        )
+
+
 def _share_menu(run: Run, sweep: Sweep | None, page: str | None) -> None:
-    """Drawn again when it is opened, so that the link says what is on screen by then."""
     key = f"share_{sweep.sweep_id if sweep else run.run_id}"
     with _popover(key) as menu:
         if not menu.open:
@@ -126,7 +134,13 @@ def _share_menu(run: Run, sweep: Sweep | None, page: str | None) -> None:
 @st.fragment
 @shell.calm_errors()
 def share_comparison(request: CompareRequest) -> None:
-    """The Share menu of a comparison."""
+    """The Share menu of a comparison, and the code that makes the same."""
+    with st.container(horizontal=True, gap="small"):
+        _share_comparison_menu(request)
+        code(snippets.comparison(request))
+
+
+def _share_comparison_menu(request: CompareRequest) -> None:
     key = f"share_{job_id_of(request)[:12]}"
     with _popover(key) as menu:
         if not menu.open:
@@ -202,12 +216,15 @@ def reproduce_comparison(store: Store, request: CompareRequest) -> str:
     return document_text(comparison_json(store, compare_frames.compared(store, request)))
 
 
-def code(lines: str) -> None:
-    """The few lines that do this step in a notebook."""
+def code(lines: str, reading: str = "") -> None:
+    """The few lines that do this step in a notebook, and those that read its result from the results file."""
     with st.popover("Code", icon=":material/code:", help="The lines that do this step in Python, without this page."):
         st.markdown("**The same in a notebook**")
         st.code(lines, language="python")
         st.caption("Run it in the project's folder with its environment; the numbers are those of this page.")
+        if reading:
+            st.markdown("**Reading this result instead of computing it**")
+            st.code(reading, language="python")
 
 
 # ------------------------------------------------------------------------------------------- links to what is not here
