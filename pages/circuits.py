@@ -127,7 +127,7 @@ def looking() -> None:
     )
     circuit = circuits.look_up(named)
     with st.container(border=True, key="circuit_details"):
-        st.subheader(circuit.title, anchor=False)
+        st.subheader(shell.escaped(circuit.title), anchor=False)
         if named.startswith("draft:"):
             st.warning(words.A_DRAFT, icon=":material/draft:")
         elif circuit.own:
@@ -143,7 +143,9 @@ def looking() -> None:
 def editing(edit: circuits.Editing) -> None:
     """The editor, step by step."""
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        st.title(st.session_state["edit_title"].strip() or "New behaviour", anchor=False, width="content")
+        st.title(
+            shell.escaped(st.session_state["edit_title"].strip()) or "New behaviour", anchor=False, width="content"
+        )
         if st.button("Close", key="close_editor", icon=":material/close:", help=words.HELP["close_editor"]):
             circuits.stop_editing()
             st.rerun()

@@ -16,6 +16,7 @@ from pprobe_core.circuits.schema import Circuit, Condition
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.outcomes import (
     FORMAT_CHANGE,
+    IS_BROKEN,
     OutcomeRate,
     Reference,
     Tally,
@@ -89,20 +90,42 @@ def references(run: Run, pairs: pd.DataFrame, circuit: Circuit, condition: Condi
 def outcomes_of(store: Store, sweep_id: str, use_labels: bool = False) -> tuple[OutcomeRate, ...]:
     """Outcome rates over the stored answers of a sweep; () without answers.
 
-    `use_labels`: where a person labelled an answer, edited or not, the label counts instead of the rules' class.
+    `use_labels`: where a person labelled an answer, edited or not, the label counts instead of the rules' class. Where
+    the circuit's file is gone, nobody knows which class stands for which side: changed and broken answers remain.
     Raises BadRequest for an unknown sweep.
     """
     sweep = store.sweep(sweep_id)
     seeds = store.answer_seeds(sweep_id)
     if not seeds:
         return ()
-    run = store.run(sweep.run_id)
-    circuit, condition = load_circuit(run.request.circuit), sweep.request.condition
+    run, condition = store.run(sweep.run_id), sweep.request.condition
+    try:
+        circuit, gone = load_circuit(run.request.circuit), False
+    except BadRequest:
+        circuit, gone = _without_classes(run), True
     known = references(run, store.pairs(run.run_id), circuit, condition)
     if len(seeds) > 1:  # intervals are over prompts then, so every answer is looked at
         answers = _responses(store.sweep_responses(sweep_id), use_labels)
-        return outcome_rates(circuit, condition, answers, known)
-    return rates_of(circuit, condition, _tallies(store, sweep_id, circuit, condition, known, use_labels))
+        rates = outcome_rates(circuit, condition, answers, known)
+    else:
+        rates = rates_of(circuit, condition, _tallies(store, sweep_id, circuit, condition, known, use_labels))
+    return tuple(rate for rate in rates if rate.outcome in (FORMAT_CHANGE, IS_BROKEN)) if gone else rates
+
+
+def _without_classes(run: Run) -> Circuit:
+    """A stand-in for a circuit whose file is gone: no class stands for a side."""
+    texts = dict.fromkeys(("title", "description", "question", "perturbation_text", "target_meaning"), "")
+    more = dict.fromkeys(("control_meaning", "expected_note", "response_rule"), "")
+    return Circuit(
+        run.request.circuit,
+        **texts,
+        **more,
+        perturbation="given",
+        target=(),
+        control=(),
+        per_pair_observable=False,
+        expected_structure=None,
+    )
 
 
 def _tallies(

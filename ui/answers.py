@@ -101,8 +101,8 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
     ids = [str(pair_id) for pair_id in rows["pair_id"]]
     exports.table(
         rows.assign(
-            shown_before=rows["shown_before"].map(classes).fillna(rows["shown_before"]),
-            shown_after=rows["shown_after"].map(classes).fillna(rows["shown_after"]),
+            shown_before=rows["shown_before"].map(lambda c: classes.get(c, c)),
+            shown_after=rows["shown_after"].map(lambda c: classes.get(c, c)),
         )[["changed", "prompt", "shown_before", "shown_after", "split"]],
         hide_index=True,
         height=300,

@@ -186,8 +186,10 @@ def begin(document: Mapping[str, Any], *, circuit_id: str = "", base: str = "") 
         state[f"edit_{name}"] = document.get(name, False if name in ("per_pair_observable", "same_content") else None)
     for name in _STRINGS:
         state[f"edit_{name}"] = list(document.get(name) or [])
+    made = document.get("response_rule") == BY_EXAMPLE
     for row in document["response_classes"]:
-        _add_class(edit, row)
+        if made or row["side"] != "other":  # classes of a rule, to begin with where examples take its place
+            _add_class(edit, row if made else {**row, "name": ""})
     state["edit_pairs_now"] = pd.DataFrame([dict.fromkeys(_PAIR_COLUMNS, "")] * 6)
     state["_editing"] = edit
 
@@ -591,7 +593,8 @@ def _try_a_sentence(edit: Editing) -> None:
             else f"nearest example: “{guess.example}”, likeness {guess.similarity:.2f} of 1"
             + (f", lead over “{titles[guess.runner_up]}” {guess.margin:.2f}" if guess.runner_up else "")
         )
-        st.markdown(f"**{shell.escaped(titles[guess.class_name].capitalize())}** ({shell.escaped(why)})")
+        found = titles[guess.class_name]
+        st.markdown(f"**{shell.escaped(found[:1].upper() + found[1:])}** ({shell.escaped(why)})")
 
 
 def step_more() -> None:

@@ -85,8 +85,8 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
         pair_id=short_ids(list(pairs["pair_id"])),
         delta=pairs["logit_diff_perturbed"] - pairs["logit_diff_original"],
         split=pairs["split"].map(words.SPLITS).fillna(pairs["split"]),
-        class_original=pairs["class_original"].map(classes).fillna(pairs["class_original"]),
-        class_perturbed=pairs["class_perturbed"].map(classes).fillna(pairs["class_perturbed"]),
+        class_original=pairs["class_original"].map(lambda c: classes.get(c, c)),
+        class_perturbed=pairs["class_perturbed"].map(lambda c: classes.get(c, c)),
     )
     margin = "Logit difference F on this prompt; above zero leans to the target."
     exports.table(
