@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 
@@ -418,18 +417,3 @@ def test_what_is_committed_twice_is_stored_once(jobs: Jobs) -> None:
     store.add_effects(run_id(jobs), "original", "all", [(Neuron(0, 1), 0.5), (Neuron(1, 2), None)], 6, Spent(1, 2, 0.1))
     assert store.effects(run_id(jobs), "original", "all") == {Neuron(0, 1): 0.5, Neuron(1, 2): None}
     assert store.effects(run_id(jobs), "original", "decision") == {}
-
-
-def test_a_file_of_the_former_layout_is_brought_up_to_date_with_its_runs(db: Path) -> None:
-    with duckdb.connect(str(db)) as connection:
-        for table in ("sweeps", "sweep_points", "sweep_responses", "sweep_passes", "labels"):
-            connection.execute(f"drop table {table}")
-        connection.execute("drop table measured_effects")
-        connection.execute("drop table measured_passes")
-        connection.execute("alter table jobs drop column sweep_id")
-        connection.execute("delete from schema_version where version = 3")
-    with Store(db) as store:
-        assert store.schema_version() == 3
-        assert len(store.runs()) == 1
-        assert store.sweeps().empty
-        assert store.jobs()[0].sweep_id is None
