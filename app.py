@@ -16,6 +16,7 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Start the worker before any browser connects, so that interrupted jobs go on and a first run is there to see."""
     from ui import backend
 
+    backend.draw_charts_quickly()
     backend.open_workplace()
     yield
     backend.close_workplace()

@@ -107,15 +107,12 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
 
 def ratio_table() -> None:
     """FFN/Skip of every run there is, the ones that fit no pattern included."""
-    runs = shell.store().runs()
+    runs, intervals = shell.store().runs(), shell.store().ffn_skip_intervals()
     rows = runs[["circuit", "model", "prompts", "ffn_skip_mean", "flip_rate", "structure", "stage", "n_pairs"]].assign(
-        circuit=[shell.circuit_title(c) for c in runs["circuit"]],
+        circuit=shell.circuit_titles(runs["circuit"]),
         flip_rate=100 * runs["flip_rate"],
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
-        interval=[
-            shell.interval((shell.store().run(run_id).summary.get("ffn_skip") or {}).get("interval"))
-            for run_id in runs["run_id"]
-        ],
+        interval=[shell.interval(intervals[run_id]) for run_id in runs["run_id"]],
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     exports.table(

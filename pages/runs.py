@@ -52,7 +52,7 @@ shown = everything[
     (everything["circuit"].isin(circuits) | (not circuits)) & (everything["model"].isin(models) | (not models))
 ].reset_index(drop=True)
 st.caption(
-    f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them."
+    f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them (by keyboard: arrow keys, then Shift+Space)."
 )
 chosen = tables.history(shown)
 
@@ -87,7 +87,7 @@ if len(everything) < 2:
     )
     st.stop()
 
-titles = {str(row["run_id"]): shell.run_title(row) for row in everything.to_dict("records")}
+titles = shell.run_titles(everything)
 ids = list(titles)
 if len(chosen) == 2 and st.session_state.get("_compared") != chosen:
     st.session_state["_compared"] = chosen

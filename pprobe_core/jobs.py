@@ -560,6 +560,16 @@ class Jobs:
         folder = Path(tempfile.gettempdir()) if self.store.in_memory else self.store.path.parent
         return folder / "pprobe.log"
 
+    def active(self) -> Sequence[JobStatus]:
+        """Jobs that wait or run, newest first."""
+        found = [self._status(row) for row in self.store.active_jobs()]
+        return [status for status in found if status.state in ("queued", "running")]
+
+    def latest(self) -> JobStatus | None:
+        """The job that was asked for last; None when there is none."""
+        row = self.store.latest_job()
+        return None if row is None else self._status(row)
+
     def list(self) -> Sequence[JobStatus]:
         """All jobs, newest first."""
         return [self._status(row) for row in self.store.jobs()]

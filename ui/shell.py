@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -353,11 +353,12 @@ def readable_name(name: str, longest: int = 60) -> str:
 
     A right-to-left name is isolated, so that it does not turn the words around it.
     """
-    seen = (c for c in name if unicodedata.category(c) != "Cf")
+    plain = name.isascii() and name.isprintable()  # nothing to look up then, which matters in long lists
+    seen = name if plain else "".join(c for c in name if unicodedata.category(c) != "Cf")
     name = " ".join("".join(c if c.isprintable() else " " for c in seen).split()) or "the file"
     if len(name) > longest:
         name = f"{name[: longest - 16]}…{name[-15:]}"
-    turns = any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
+    turns = not plain and any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
     return f"\u2068{name}\u2069" if turns else name
 
 
@@ -399,6 +400,13 @@ def circuit_title(named: str) -> str:
     return known.title if listed.sha256 == known.sha256 else f"{known.title} (earlier version)"
 
 
+def circuit_titles(named: Iterable[str]) -> list[str]:
+    """The titles of many rows, each circuit looked up once."""
+    names = list(named)
+    titles = {name: circuit_title(name) for name in set(names)}
+    return [titles[name] for name in names]
+
+
 def run_heading(run: Run) -> str:
     """What a run is about, as Markdown: the behaviour's title, which may be a user's words, and the model."""
     return f"{escaped(circuit_title(run.request.circuit))} in {escaped(run.request.model)}"
@@ -409,9 +417,22 @@ def shipped_circuits() -> list[str]:
     return [circuit_id for circuit_id, circuit in circuits().items() if not circuit.own]
 
 
+def run_titles(runs: pd.DataFrame) -> dict[str, str]:
+    """A line for each run, by run_id, in their order; the titles of behaviours are looked up once."""
+    prompts = {named: own_sets.title_of(str(named)) for named in runs["prompts"].unique()}
+    return {
+        str(row["run_id"]): _run_line(row, circuit, prompts[row["prompts"]])
+        for row, circuit in zip(runs.to_dict("records"), circuit_titles(runs["circuit"]), strict=True)
+    }
+
+
 def run_title(row: Mapping[Any, Any]) -> str:
     """One line that tells a run from its neighbours."""
-    text = f"{circuit_title(row['circuit'])} · {row['model']} · {own_sets.title_of(str(row['prompts']))}"
+    return _run_line(row, circuit_title(row["circuit"]), own_sets.title_of(str(row["prompts"])))
+
+
+def _run_line(row: Mapping[Any, Any], circuit: str, prompts: str) -> str:
+    text = f"{circuit} · {row['model']} · {prompts}"
     if row["coupling"] != "plain":
         text += " · norm-aware"
     if row["thinking"] != "auto":
@@ -496,7 +517,7 @@ def no_run_yet() -> None:
 def sidebar() -> None:
     """Job panel and a word about this place, below the navigation."""
     with st.sidebar:
-        busy = any(job.state in ACTIVE for job in backend.jobs().list())
+        busy = bool(backend.jobs().active())
         st.fragment(_job_panel, run_every=BUSY_SECONDS if busy else IDLE_SECONDS)(busy)
         if notice := backend.jobs().notice:
             st.warning(escaped(notice), icon=":material/warning:")
@@ -505,8 +526,7 @@ def sidebar() -> None:
 @calm_errors()
 def _job_panel(was_busy: bool) -> None:
     """What the worker is doing, on every page. Slow timer when idle, so that work started elsewhere is seen too."""
-    jobs = backend.jobs().list()
-    active = [job for job in jobs if job.state in ACTIVE]
+    active = backend.jobs().active()
     if bool(active) != was_busy:
         st.rerun()
     with st.container(border=True, key="job_panel"):
@@ -516,7 +536,7 @@ def _job_panel(was_busy: bool) -> None:
                 st.caption(f"{len(active) - 1} more waiting")
             return
         st.markdown(":material/check_circle: **Nothing is running**")
-        last = jobs[0] if jobs else None
+        last = backend.jobs().latest()
         if last is None:
             st.caption("Start a run on the Start page; it goes on while you look at other pages.")
             return
@@ -636,7 +656,7 @@ def submit(request: Request, *, here: bool = False) -> None:
 
 def run_picker(run_id: str) -> None:
     """Chooser of the run that a results page shows; the choice goes into the address."""
-    titles = {str(row["run_id"]): run_title(row) for row in store().runs().to_dict("records")}
+    titles = run_titles(store().runs())
     st.session_state["run_picker"] = run_id
     st.selectbox(
         "Run",

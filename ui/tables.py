@@ -41,7 +41,7 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
         key=f"neuron_table_{rows_id:08x}",
         on_select="rerun",
         selection_mode="multi-row",
-        alt="Neurons by rank with their scores",
+        alt="Neurons by rank with their scores; arrow keys move, Shift and Space tick a row",
         column_config={
             "rank": NUMBER("Rank", help="Place in the chosen ranking, over all neurons.", width=48),
             "name": TEXT("Neuron", help=words.GLOSSARY["Neuron"], width=74),
@@ -111,7 +111,7 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
         key="pairs_table",
         on_select=lambda: take_over_tick("pairs_table", ids),
         selection_mode="single-row",
-        alt="Prompt pairs with their logit differences",
+        alt="Prompt pairs with their logit differences; arrow keys move, Shift and Space tick a row",
         column_config={
             "pair_id": TEXT("Pair", help=words.HELP["pair"], width=48),
             "note": TEXT("What differs", help="The word that was changed, or what to know about this pair.", width=116),
@@ -191,7 +191,7 @@ def history(runs: pd.DataFrame) -> list[str]:
     """The list of runs; returns the ids of the chosen rows."""
     rows = runs.assign(
         flip_rate=100 * runs["flip_rate"],
-        circuit=[shell.circuit_title(c) for c in runs["circuit"]],
+        circuit=shell.circuit_titles(runs["circuit"]),
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
         thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),

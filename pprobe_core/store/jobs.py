@@ -78,6 +78,14 @@ class JobTable(Database):
         """All jobs, newest first."""
         return self._jobs("order by created_at desc, job_id")
 
+    def active_jobs(self) -> list[JobRow]:
+        """Jobs that wait or run, newest first."""
+        return self._jobs("where state in ('queued', 'running') order by created_at desc, job_id")
+
+    def latest_job(self) -> JobRow | None:
+        """The job that was asked for last, or None."""
+        return next(iter(self._jobs("order by created_at desc, job_id limit 1")), None)
+
     def unfinished_jobs(self) -> list[JobRow]:
         """Jobs that a worker should take up, in the order they were asked for."""
         return self._jobs("where state in ('queued', 'interrupted') order by created_at, job_id")

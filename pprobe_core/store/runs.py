@@ -174,6 +174,17 @@ class Runs(Sweeps):
         frame["stage"] = pd.Series(self._stages(frame), dtype=object)
         return frame
 
+    def ffn_skip_intervals(self) -> dict[str, tuple[float | None, float | None]]:
+        """run_id -> 95 % interval of the FFN/Skip ratio, of every run."""
+        rows = self._rows(
+            """
+            select run_id, json_extract(summary, '$.ffn_skip.interval[0]')::double,
+                   json_extract(summary, '$.ffn_skip.interval[1]')::double
+            from runs
+            """
+        )
+        return {str(run_id): (low, high) for run_id, low, high in rows}
+
     def run(self, run_id: str) -> Run:
         """One run. Raises BadRequest when there is none of this id."""
         rows = self._rows(
