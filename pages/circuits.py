@@ -127,7 +127,7 @@ def looking() -> None:
     )
     circuit = circuits.look_up(named)
     with st.container(border=True, key="circuit_details"):
-        st.subheader(shell.escaped(circuit.title), anchor=False)
+        st.header(shell.escaped(circuit.title), anchor=False)
         if named.startswith("draft:"):
             st.warning(words.A_DRAFT, icon=":material/draft:")
         elif circuit.own:

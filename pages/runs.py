@@ -52,7 +52,8 @@ shown = everything[
     (everything["circuit"].isin(circuits) | (not circuits)) & (everything["model"].isin(models) | (not models))
 ].reset_index(drop=True)
 st.caption(
-    f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them (by keyboard: arrow keys, then Shift+Space)."
+    f"{len(shown)} of {len(everything)} runs. Tick one to open it, two to compare them, any number to delete them "
+    "(by keyboard: arrow keys, then Shift+Space)."
 )
 chosen = tables.history(shown)
 

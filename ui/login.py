@@ -64,7 +64,7 @@ def may_enter(user: Mapping[str, Any], allowed: Sequence[str]) -> bool:
 
 def _card(title: str, text: str, label: str, action: Any) -> None:
     with st.container(border=True, key="login"):
-        st.markdown(f"### :material/lock: {title}")
+        st.markdown(f"## :material/lock: {title}")
         st.text(text)
         st.button(label, key="login_button", type="primary", on_click=action, help="Goes to your organisation's login.")
     st.stop()
