@@ -458,7 +458,7 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     far = ranked.loc[ranked["delta_mean"].abs().idxmax()] if ranked["delta_mean"].notna().any() else ranked.iloc[-1]
     first = answers[answers["seed"] == answers["seed"].min()].set_index("pair_id")
     old, new = first[first["key"] == BASELINE_KEY], first[first["key"] == far["key"]]
-    both = old.join(new, lsuffix="_before", rsuffix="_after", how="inner").reset_index()
+    both = old.reset_index().merge(new.reset_index(), on="pair_id", suffixes=("_before", "_after"))
     both["changed"] = both["class_name_before"] != both["class_name_after"]
     both = both.sort_values(["changed", "pair_id"], ascending=[False, True])
     prompts = store.pairs(run.run_id).set_index("pair_id")[f"{sweep.request.condition}_text"]

@@ -33,12 +33,12 @@ def probe(request: ProbeRequest) -> str:
 def sweep(of_probe: ProbeRequest, request: SweepRequest) -> str:
     """A sweep of a probe's run with its points beside their random controls."""
     last = {
-        "window": 'points.pivot_table(index="strength", columns="layer", values="delta_mean")',
+        "window": 'points.pivot_table(index=["split", "strength"], columns="layer", values="delta_mean")',
         "strength": 'points[["strength", "arm", "split", "n_prompts", "delta_mean", "delta_low", "delta_high"]]',
     }.get(request.kind, 'points[["group", "arm", "split", "n_prompts", "delta_mean", "delta_low", "delta_high"]]')
     points = "points = lab.store.sweep_points(sweep.sweep_id)"
     if request.kind == "window":
-        points += '\npoints = points[(points["arm"] == "ranked") & (points["split"] == "heldout")]'
+        points += '\npoints = points[points["arm"] == "ranked"]  # the random directions are the others'
     return "\n".join(
         [
             START,
