@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pprobe_core.playground import Ask, Change
-from ui import playground, presenter, recorded, shell
+from ui import playground, presenter, recorded, sharing, shell
 
 run = playground.chosen_run()
 model = run.request.model if run else st.session_state["model"].strip()
@@ -43,6 +43,8 @@ def dials() -> None:
     )
     with right:
         playground.answer(ask, circuit)
+    if run is not None and not presenter.on():
+        sharing.share_playground(run, prompt.text, change.normal())
     # Last: a run that waits behind this one would take the address it was sent with for a step back.
     shell.write_address()
 

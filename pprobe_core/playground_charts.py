@@ -21,6 +21,7 @@ ARMS: Mapping[str, str] = {"unedited": "As it is", "edited": "Changed", "random"
 ARM_COLOURS: Mapping[str, str] = {"unedited": ORIGINAL, "edited": RANKED, "random": RANDOM}
 SIDE_MARKS = {"target": "▲ ", "control": "▼ ", "other": ""}
 LABEL_CHARS = 18
+TOKENS_HEIGHT, LOGITS_HEIGHT = 330, 250  # whatever is drawn: nothing below moves when the next answer comes
 SHOWN_FROM, SHOWN_AT_LEAST = (
     0.005,
     3,
@@ -61,14 +62,13 @@ def first_tokens(rows: pd.DataFrame) -> Figure:
             alt.Tooltip("token_id:Q", title="Id"),
         ],
     )
-    step = 12 if len(arms) > 1 else 18
     return as_figure(
         bars,
         _likeliest(table, arms),
         f"First tokens that reach {SHOWN_FROM:.1%} under some answer (the ten likeliest at most); ▲ marks target "
         "tokens, ▼ control tokens, ␣ a space.",
         f"Bars of first-token probabilities: {', '.join(names).lower()}.",
-        height=90 + step * max(len(arms), 1) * max(len(kept), 1),
+        height=TOKENS_HEIGHT,
         omits="It does not show what follows the first token: read the answers.",
     )
 
@@ -118,7 +118,7 @@ def logit_diffs(rows: pd.DataFrame, target: str, control: str) -> Figure:
         _moved(table),
         f"Right of zero the target tokens ({target}) are ahead, left of it the control tokens ({control}){beside}.",
         f"Points on one axis: {', '.join(names).lower()}.",
-        height=90 + 52 * max(len(names), 1),
+        height=LOGITS_HEIGHT,
         omits="It does not show what the change does to other prompts: Dose response and Injection window do.",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from pprobe_core import playground_charts
+from pprobe_core import charts, playground_charts
 from pprobe_core.circuits.prompt_sets import MAX_PROMPT_CHARS
 from pprobe_core.circuits.schema import Circuit, Condition, Prompt
 from pprobe_core.errors import PprobeError
@@ -316,7 +316,7 @@ def _head(standing: Standing | None, refused: str, circuit: Circuit | None) -> N
     if standing is None:
         st.error(shell.escaped(refused or "The question was lost. Ask again."), icon=":material/error:")
     elif standing.reply is not None:
-        st.markdown(f"### {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
+        st.markdown(f"## {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
         st.caption(shell.escaped(logit_sentence(standing.reply)))
     elif standing.ended:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -326,7 +326,7 @@ def _head(standing: Standing | None, refused: str, circuit: Circuit | None) -> N
                 st.markdown(":material/pause_circle: Nobody was looking, so the question was put aside.")
             st.button("Ask again", key="play_again", icon=":material/refresh:", on_click=_again)
     else:
-        st.markdown(f"### :material/hourglass_top: {shell.escaped(place_in_words(standing))}")
+        st.markdown(f"## :material/hourglass_top: {shell.escaped(place_in_words(standing))}")
         st.caption("Answers below, where there are any, are to an earlier question." if standing.last else "")
 
 
@@ -381,7 +381,12 @@ def _answers(reply: Reply, circuit: Circuit | None) -> None:
             if answer.class_name is not None:
                 title = titles_of(circuit).get(answer.class_name, answer.class_name)
                 badge = f" :{SIDE_BADGE[answer.side]}-badge[{shell.escaped(title)}]"
-            st.markdown(f"**{ARM_TITLES[arm]}**{badge}", help=words.HELP[f"play_{arm}"])
+            f = (
+                ""
+                if answer.logit_diff is None
+                else f" :small[:gray[F {charts.number(answer.logit_diff, signed=True)}]]"
+            )
+            st.markdown(f"**{ARM_TITLES[arm]}**{badge}{f}", help=words.HELP[f"play_{arm}"])
             if answer.looks_harmful:
                 with st.expander("Show the compliant answer", icon=":material/visibility_off:"):
                     _text(answer, pieces, arm)

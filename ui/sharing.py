@@ -15,6 +15,7 @@ from pprobe_core.interventions.requests import checked_sweep
 from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import shape_of
 from pprobe_core.models import catalogue
+from pprobe_core.playground import Change
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest, tupled
 from pprobe_core.store import Run, Store, Sweep, job_id_of
@@ -103,6 +104,20 @@ def share(run: Run, sweep: Sweep | None = None, page: str | None = None) -> None
         code(
             snippets.sweep(run.request, sweep.request) if sweep else snippets.probe(run.request),
             "" if path == ":memory:" else snippets.stored_run(path, run.run_id, sweep.sweep_id if sweep else None),
+        )
+
+
+@st.fragment
+@shell.calm_errors()
+def share_playground(run: Run, prompt: str, change: Change) -> None:
+    """The Share menu of the playground, and the code that asks the same."""
+    with st.container(horizontal=True, gap="small"):
+        _share_menu(run, None, None)
+        plain = asdict(Change())
+        code(
+            snippets.playground(
+                run.request, prompt, {name: v for name, v in asdict(change).items() if v != plain[name]}
+            )
         )
 
 
