@@ -224,6 +224,10 @@ class Database:
             raise _unavailable(error, self._state.name) from error
         except duckdb.Error as error:
             raise _unavailable(error, self._state.name) from error
+        except RuntimeError as error:  # how DuckDB passes on a Ctrl-C that came during a query
+            if "query interrupted" in str(error).lower():
+                raise KeyboardInterrupt from error
+            raise
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """The shared connection, opened when there is none: at first, and after a fatal error."""
