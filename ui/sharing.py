@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlencode
 
@@ -77,14 +77,10 @@ def _asked(request: SweepRequest) -> str:
 
 def asked_sweep(run: Run) -> SweepRequest | None:
     """The sweep that a link asks of a run; None where it names none that can be met here."""
-    text = str(st.session_state.get("ask") or "")
-    known = {field.name for field in fields(SweepRequest)} - {"run_id"}
+    wishes = shell.sweep_wishes(str(st.session_state.get("ask") or ""))
     try:
-        values = json.loads(text) if text else None
-        if not isinstance(values, dict) or not set(values) <= known:
-            return None
-        return checked_sweep(SweepRequest(run_id=run.run_id, **tupled(values)), shape_of(run))
-    except (ValueError, TypeError, BadRequest):
+        return checked_sweep(SweepRequest(run_id=run.run_id, **tupled(wishes)), shape_of(run)) if wishes else None
+    except (TypeError, ValueError, AttributeError, BadRequest):
         return None
 
 

@@ -1,12 +1,13 @@
 """What every page shares: selections that live in the address, the run chooser, the job panel, calm error messages."""
 
 import contextlib
+import json
 import logging
 import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -144,8 +145,18 @@ def _more_of_a_request() -> dict[str, Selection]:
         "seed": Selection(ProbeRequest.seed, whole_number(0, 2**31 - 1), int),
         "target_strings": strings,
         "control_strings": strings,
-        "ask": Selection("", lambda v: 0 < len(v) <= 1000, pages=("dose", "window", "controls")),  # a sweep, as JSON
+        "ask": Selection("", lambda v: bool(sweep_wishes(v)), pages=("dose", "window", "controls")),
     }
+
+
+def sweep_wishes(text: str) -> dict[str, Any]:
+    """What a link asks of a sweep (JSON: fields of SweepRequest but the run's), {} where it is nothing of the kind."""
+    known = {field.name for field in fields(SweepRequest)} - {"run_id"}
+    try:
+        wishes = json.loads(text) if 0 < len(text) <= 1000 else {}
+    except ValueError:
+        return {}
+    return wishes if isinstance(wishes, dict) and set(wishes) <= known else {}
 
 
 def _places_on_pages(known: Mapping[str, Circuit]) -> dict[str, Selection]:
@@ -243,6 +254,8 @@ def sync_selection(page: str = "") -> None:
                 state["_not_here"] = {**state.get("_not_here", {}), key: text}
         elif text is None and key in last and same_page and (page == "" or key not in OF_A_REQUEST):
             state[key] = choice.default  # a step back to where it was not chosen yet
+    if "ask" in given:
+        state["_asked_of"] = state["sweep"]
     state["_page"] = page
     write_address()
 
@@ -252,6 +265,8 @@ def write_address() -> None:
     state = st.session_state
     given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
     want = {}
+    if state.get("ask") and state.get("_asked_of") != state.get("sweep"):
+        state["ask"] = ""  # it was about another sweep
     for key, choice in selections().items():
         text = as_text(state.get(key))
         if choice.pages and state.get("_page") not in choice.pages:
