@@ -1,0 +1,210 @@
+"""How long every page takes on a results file of the size that large models make.
+
+    python bench/pages.py [--json [FILE|-]] [--quick] [--repeats N] [--browser] [--only PAGE] [--db FILE]
+
+The file holds synthetic runs of two models of 36 layers with 10,000 neurons each and 500 prompt pairs, sweeps of all
+kinds with their answers, 200 small runs and 1,000 jobs (`--quick`: a few small ones, to see that it works; `--db`
+keeps the file, and takes it where it is there). Medians of N openings, milliseconds:
+
+`cold`, `warm`: the page's Python from start to end without a browser, with nothing cached as after a start, and once
+more as after any click. `cpu`: the processor time of the warm one, which other work on the computer changes little.
+`drawn` (with --browser): a real Chromium on a server that has shown the page before, from the navigation until the
+script has ended and every chart is drawn.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import streamlit as st  # noqa: E402
+from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from streamlit.testing.v1 import AppTest  # noqa: E402
+
+from bench import _report, large_store  # noqa: E402
+from pprobe_core import jobs  # noqa: E402
+from pprobe_core.store import Store  # noqa: E402
+from tests.test_browser import answers, launch  # noqa: E402
+from ui import backend, words  # noqa: E402
+
+FAILED = ":material/info:"  # of the card that stands in for a page (shell.message_page)
+IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
+ALL_DRAWN = """() => {
+    const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
+    return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
+}"""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One address of the dashboard."""
+
+    name: str
+    page: str  # a file of pages/, without .py
+    query: Mapping[str, str]
+
+    @property
+    def address(self) -> str:
+        """Path and query."""
+        return f"/{'' if self.page == 'start' else self.page}?{urlencode(self.query)}"
+
+
+def openings(run_id: str) -> list[Opening]:
+    """Every page on the large run, and every view of the comparison of the two large models."""
+    pages = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
+    compared = {"models": ",".join(large_store.MODELS), "circuits": ",".join(large_store.CIRCUITS)}
+    found = [Opening(page, page, {"run": run_id}) for page in pages if page != "compare"]
+    return found + [Opening(f"compare, {view}", "compare", compared | {"view": view}) for view in words.COMPARE_VIEWS]
+
+
+# Without a browser -------------------------------------------------------------------------------------------------
+
+
+def script_seconds(opening: Opening) -> tuple[float, float]:
+    """Seconds and processor seconds of one run of the page's script. Raises SystemExit where the page has failed."""
+    app = AppTest.from_file(str(ROOT / "ui" / "main.py"), default_timeout=600)
+    for key, value in opening.query.items():
+        app.query_params[key] = value
+    if opening.page != "start":
+        app.switch_page(f"../pages/{opening.page}.py")
+    started, busy = time.perf_counter(), time.process_time()
+    app.run()
+    taken = time.perf_counter() - started, time.process_time() - busy
+    said = [str(element.value) for element in (*app.markdown, *app.text, *app.exception)]
+    if app.exception or any(text.startswith("#") and FAILED in text for text in said):
+        raise SystemExit(f"The page {opening.name} failed:\n" + "\n".join(said[:5]))
+    return taken
+
+
+def script_row(opening: Opening, repeats: int) -> dict[str, Any]:
+    """Cold and warm medians of one opening."""
+    cold, warm = [], []
+    for _ in range(repeats):
+        st.cache_data.clear()
+        st.cache_resource.clear()
+        cold.append(script_seconds(opening))
+        warm.append(script_seconds(opening))
+    return {
+        "page": opening.name,
+        "cold_ms": 1000 * statistics.median(seconds for seconds, _ in cold),
+        "warm_ms": 1000 * statistics.median(seconds for seconds, _ in warm),
+        "warm_cpu_ms": 1000 * statistics.median(busy for _, busy in warm),
+    }
+
+
+# In a browser ------------------------------------------------------------------------------------------------------
+
+
+def drawn_seconds(page: Page, url: str) -> float:
+    """Seconds from the navigation until the script has ended and the charts are drawn."""
+    started = time.perf_counter()
+    page.goto(url)
+    page.wait_for_selector(IDLE)
+    page.wait_for_function(ALL_DRAWN)
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def dashboard(db: Path, folder: Path, recorded: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A dashboard of its own on this results file, and its process; its log is folder/server.log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PPROBE_DB": str(db), "PPROBE_CACHE": str(folder)}
+    environment["PPROBE_RECORDED"] = str(int(recorded))
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while not answers(url):
+            if server.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"The dashboard did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.3)
+        yield url, server
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def add_drawn(rows: Sequence[dict[str, Any]], chosen: Sequence[Opening], db: Path, repeats: int) -> None:
+    """Measure every opening in Chromium; the first visit of each only warms the server."""
+    with tempfile.TemporaryDirectory() as folder, dashboard(db, Path(folder)) as (url, _), sync_playwright() as play:
+        browser = launch(play)
+        if browser is None:
+            raise SystemExit("There is no Chromium or Chrome to open the pages with.")
+        page = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900}).new_page()
+        page.set_default_timeout(240_000)
+        for row, opening in zip(rows, chosen, strict=True):
+            times = [drawn_seconds(page, url + opening.address) for _ in range(repeats + 1)]
+            row["drawn_ms"] = 1000 * statistics.median(times[1:])
+        browser.close()
+
+
+# -------------------------------------------------------------------------------------------------------------------
+
+
+def measure(db: Path, repeats: int, only: str | None, browser: bool) -> list[dict[str, Any]]:
+    """One row per page and view, in the order of their names."""
+    os.environ["PPROBE_DB"] = str(db)
+    backend.draw_charts_quickly()
+    with Store(db) as store:
+        runs = store.runs()
+    large = runs[(runs["model"] == large_store.MODELS[0]) & (runs["circuit"] == large_store.CIRCUITS[0])]
+    every = openings(str(large["run_id"].iloc[0]))
+    chosen = [o for o in every if only is None or o.name.startswith(only)]
+    if not chosen:
+        raise SystemExit(f"There is no page {only!r}. Pages: {', '.join(o.name for o in every)}.")
+    script_seconds(every[0])  # imports
+    rows = [script_row(opening, repeats) for opening in chosen]
+    jobs.close()
+    if browser:
+        add_drawn(rows, chosen, db, repeats)
+    return rows
+
+
+def main() -> int:
+    """Make the file where it is not there, measure, print a table, or one JSON object instead; with a file, both."""
+    parser = _report.options(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="openings of each page")
+    parser.add_argument("--quick", action="store_true", help="a small results file, to see that it works")
+    parser.add_argument("--browser", action="store_true", help="in a real Chromium, too")
+    parser.add_argument("--only", help="the page (or view: “compare, layers”) to measure")
+    parser.add_argument("--db", type=Path, help="keep the results file here, or take the one that is")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)  # Streamlit says at every call that no server runs
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"PPROBE_CACHE": folder, "PPROBE_RECORDED": "0"}
+        db = args.db or Path(folder) / "large.duckdb"
+        size = large_store.SMALL if args.quick else large_store.LARGE
+        if not db.exists():
+            large_store.write(db, size)
+        rows = measure(db, args.repeats, args.only, args.browser)
+        numbers = {"bench": "pages", "mib": db.stat().st_size / 2**20, "repeats": args.repeats, "rows": rows}
+    if not _report.handed_in(numbers, args.json):
+        columns = {name: (f"{name.replace(' ', '_')}_ms", ".0f") for name in ("cold", "warm", "warm cpu", "drawn")}
+        print(_report.table(rows, "page", columns))
+        print(f"Milliseconds, medians of {args.repeats}; a results file of {numbers['mib']:.0f} MiB.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

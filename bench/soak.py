@@ -1,0 +1,247 @@
+"""A long day of the dashboard: visitors click through all pages while sweeps run; nothing may break, grow or get lost.
+
+    python bench/soak.py [--json [FILE|-]] [--minutes 30] [--visitors 4] [--seed 0]
+
+Real Chromium windows, each a session of its own, on a server with a results file of its own. In an order drawn from the
+seed they open pages, reload, go back, tick options, and ask for dose sweeps that nobody asked for before. Looked for: an exception or an error card on any page; a traceback in the server's log; a sweep that was asked for and is not in
+the results file at the end; growth of the server's resident memory. Memory counts after a warm-up of a third of the
+time (five minutes at most): `growth` is the median of the last quarter over that of the first, `slope` a straight line
+through all samples. Ends with 1 when something broke, was lost, or grew by more than a tenth.
+"""
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Error as BrowserError  # noqa: E402
+
+from bench import _report  # noqa: E402
+from bench.pages import IDLE, dashboard  # noqa: E402
+from pprobe_core.interventions.types import SweepRequest  # noqa: E402
+from pprobe_core.store import Store  # noqa: E402
+from tests.test_browser import launch  # noqa: E402
+
+PAGES = [path.stem for path in sorted((ROOT / "pages").glob("*.py"))]
+CIRCUITS = ("safety_refusal", "language", "sycophancy", "factual_recall")
+SAMPLE_SECONDS = 2.0
+ALLOWED_GROWTH = 1.10
+BROKEN = ("Something unexpected happened", "The results file cannot be used")
+OPTIONS = (
+    '[data-testid="stMain"] [data-testid="stBaseButton-segmented_control"], [data-testid="stMain"] details summary'
+)
+
+
+@dataclass
+class Seen:
+    """What the visitors met so far."""
+
+    visits: Counter[str] = field(default_factory=Counter)
+    sweeps: list[tuple[int, ...]] = field(default_factory=list)  # the doses that were asked for
+    errors: list[str] = field(default_factory=list)
+    slow: int = 0  # steps that took longer than the patience of a visitor
+
+
+@dataclass
+class Visitor:
+    """One browser session and what it does next."""
+
+    name: int
+    page: Page
+    chance: random.Random
+    where: str = "start"
+
+    def step(self, url: str, seen: Seen) -> None:
+        """One thing a visitor does, and a look at what came of it."""
+        action = self.chance.choices(
+            [self.open, self.option, self.reload, self.back, self.sweep], weights=[10, 8, 2, 2, 3]
+        )[0]
+        try:
+            action(url, seen)
+            self.page.wait_for_selector(IDLE)
+            self.look(seen)
+        except BrowserError as error:
+            if "Timeout" not in str(error):
+                raise
+            seen.slow += 1
+
+    def open(self, url: str, seen: Seen) -> None:
+        """Another page, sometimes on another behaviour."""
+        self.where = self.chance.choice(PAGES)
+        query = f"?circuit={self.chance.choice(CIRCUITS)}" if self.chance.random() < 0.3 else ""
+        self.page.goto(f"{url}/{'' if self.where == 'start' else self.where}{query}")
+        seen.visits[self.where] += 1
+
+    def option(self, url: str, seen: Seen) -> None:
+        """A choice or a fold on the page, where there is one."""
+        found = self.page.get_by_test_id("stMain").locator(OPTIONS)
+        if n := found.count():
+            found.nth(self.chance.randrange(n)).click()
+            self.page.wait_for_timeout(300)
+
+    def reload(self, url: str, seen: Seen) -> None:
+        """The browser's reload button: a new session."""
+        self.page.reload()
+
+    def back(self, url: str, seen: Seen) -> None:
+        """The browser's back button."""
+        self.page.go_back()
+
+    def sweep(self, url: str, seen: Seen) -> None:
+        """Ask for a dose sweep whose numbers of neurons nobody asked for before."""
+        self.where = "dose"
+        self.page.goto(f"{url}/dose")
+        self.page.wait_for_selector(IDLE)
+        doses = (1 + len(seen.sweeps), 300 + len(seen.sweeps))
+        self.page.get_by_role("button", name="Advanced").or_(
+            self.page.get_by_text("Advanced", exact=True)
+        ).first.click()
+        self.page.get_by_label("Numbers of neurons").first.fill(", ".join(map(str, doses)))
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(300)
+        self.page.wait_for_selector(IDLE)
+        button = self.page.locator(".st-key-sweep_button button")
+        if button.is_enabled():
+            button.click()
+            self.page.wait_for_timeout(300)
+            seen.sweeps.append(doses)
+
+    def look(self, seen: Seen) -> None:
+        """Whether the page shows an exception or the card for what nobody foresaw."""
+        if self.page.get_by_test_id("stException").count():
+            seen.errors.append(f"{self.where}: {self.page.get_by_test_id('stException').first.inner_text()[:300]}")
+        for words in BROKEN:
+            if self.page.get_by_text(words).count():
+                seen.errors.append(f"{self.where}: {self.page.locator('.st-key-message').first.inner_text()[:300]}")
+
+
+def visitors_of(browser: Browser, n: int, seed: int) -> list[Visitor]:
+    """Sessions of their own, in windows of different width, light and dark."""
+    made = []
+    for i in range(n):
+        context = browser.new_context(
+            viewport={"width": (1280, 1920, 1280, 420)[i % 4], "height": 900},
+            color_scheme="dark" if i % 2 else "light",
+            reduced_motion="reduce",
+        )
+        page = context.new_page()
+        page.set_default_timeout(90_000)
+        made.append(Visitor(i, page, random.Random(f"{seed}/{i}")))
+    return made
+
+
+def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen, list[tuple[float, float]]]:
+    """Let the visitors walk; what they saw, and (minute, resident MiB) of the server."""
+    seen, memory, process = Seen(), [], psutil.Process(server)
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        if browser is None:
+            raise SystemExit("There is no Chromium or Chrome for the visitors.")
+        visitors = visitors_of(browser, n, seed)
+        started = sampled = time.monotonic()
+        for visitor in visitors:
+            visitor.open(url, seen)
+        while (now := time.monotonic()) - started < 60 * minutes:
+            for visitor in visitors:
+                visitor.step(url, seen)
+                if time.monotonic() - sampled >= SAMPLE_SECONDS:
+                    sampled = time.monotonic()
+                    memory.append(((sampled - started) / 60, process.memory_info().rss / 2**20))
+            if now - started > 20 and len(seen.errors) > 20:
+                break
+        idle = visitors[0].page
+        idle.goto(f"{url}/glossary")  # what was asked for is finished before the server is stopped
+        idle.get_by_text("Nothing is running").wait_for(timeout=1_800_000)
+        browser.close()
+    return seen, memory
+
+
+def growth_of(memory: list[tuple[float, float]], minutes: float) -> dict[str, float]:
+    """How resident memory went after the warm-up: ratio of quarters, slope in MiB per minute, smallest and largest."""
+    rows = [(minute, mib) for minute, mib in memory if minute >= min(5.0, minutes / 3)] or memory
+    quarter = max(1, len(rows) // 4)
+    values = [mib for _, mib in rows]
+    slope = float(np.polyfit(*zip(*rows, strict=True), 1)[0]) if len(rows) > 2 else 0.0
+    return {
+        "growth": statistics.median(values[-quarter:]) / statistics.median(values[:quarter]),
+        "slope_mib_per_minute": slope,
+        "min_mib": min(values),
+        "max_mib": max(values),
+        "samples": len(rows),
+    }
+
+
+def lost_of(db: Path, asked: list[tuple[int, ...]]) -> tuple[list[str], int]:
+    """Sweeps that were asked for and are not in the results file, or jobs that ended otherwise; and those found."""
+    with Store(db) as store:
+        wrong = [f"job {job.job_id}: {job.state} {job.error or ''}" for job in store.jobs() if job.state != "done"]
+        stored = [store.sweep(str(sweep_id)).request.doses for sweep_id in store.sweeps()["sweep_id"]]
+        wrong += [f"job {job.job_id}: done without its sweep" for job in store.jobs() if _is_lost(store, job)]
+    missing = [f"doses {doses} were asked for and are not there" for doses in asked if doses not in stored]
+    return wrong + missing, len(asked) - len(missing)
+
+
+def _is_lost(store: Store, job: Any) -> bool:
+    return isinstance(job.request, SweepRequest) and not store.has_sweep(str(job.sweep_id))
+
+
+def main() -> int:
+    """Walk, then look at memory, log and results file; prints a report, or one JSON object; with a file, both."""
+    parser = _report.options(__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--visitors", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of what the visitors do")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        db = Path(folder) / "soak.duckdb"
+        with dashboard(db, Path(folder), recorded=True) as (url, server):
+            seen, memory = walk(url, server.pid, args.minutes, args.visitors, args.seed)
+        log = (Path(folder) / "server.log").read_text("utf-8", errors="replace")
+        lost, n_found = lost_of(db, seen.sweeps)
+    tracebacks = log.count("Traceback (most recent call last)")
+    numbers = {
+        "bench": "soak",
+        "minutes": args.minutes,
+        "visitors": args.visitors,
+        "seed": args.seed,
+        "visits": dict(sorted(seen.visits.items())),
+        "sweeps_asked": len(seen.sweeps),
+        "sweeps_found": n_found,
+        "lost": lost,
+        "errors": seen.errors[:20],
+        "n_errors": len(seen.errors),
+        "tracebacks": tracebacks,
+        "slow_steps": seen.slow,
+        "memory": growth_of(memory, args.minutes),
+    }
+    grown = numbers["memory"]["growth"] > ALLOWED_GROWTH
+    bad = bool(lost or seen.errors or tracebacks or grown)
+    if not _report.handed_in(numbers, args.json):
+        m = numbers["memory"]
+        print(
+            f"{args.visitors} visitors, {args.minutes:g} minutes, {sum(seen.visits.values())} pages opened: {seen.visits}"
+        )
+        print(f"sweeps: {len(seen.sweeps)} asked for, {n_found} in the results file; lost: {lost or 'none'}")
+        print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks in the log: {tracebacks}; slow: {seen.slow}")
+        print(
+            f"memory after the warm-up: {m['min_mib']:.0f} to {m['max_mib']:.0f} MiB, last quarter / first "
+            f"{m['growth']:.3f}, {m['slope_mib_per_minute']:+.2f} MiB a minute over {m['samples']} samples"
+        )
+        if tracebacks:
+            print(log[log.index("Traceback (most recent call last)") :][:3000])
+    return int(bad)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
