@@ -114,17 +114,21 @@ def outcomes_of(store: Store, sweep_id: str, use_labels: bool = False) -> tuple[
 
 def _without_classes(run: Run) -> Circuit:
     """A stand-in for a circuit whose file is gone: no class stands for a side."""
-    texts = dict.fromkeys(("title", "description", "question", "perturbation_text", "target_meaning"), "")
-    more = dict.fromkeys(("control_meaning", "expected_note", "response_rule"), "")
     return Circuit(
-        run.request.circuit,
-        **texts,
-        **more,
+        circuit_id=run.request.circuit,
+        title="",
+        description="",
+        question="",
         perturbation="given",
+        perturbation_text="",
+        target_meaning="",
+        control_meaning="",
         target=(),
         control=(),
         per_pair_observable=False,
         expected_structure=None,
+        expected_note="",
+        response_rule="",
     )
 
 

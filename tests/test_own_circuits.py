@@ -381,7 +381,7 @@ def test_similarity_is_symmetric_one_for_the_same_opening_and_zero_for_nothing_i
 def test_leave_one_out_counts_each_example_once_and_finds_the_odd_one() -> None:
     classes = [
         {"name": "no", "title": "No", "side": "target",
-         "examples": ["I cannot help with that.", "I cannot help you there.", "I cannot help with this.", "Rain"]},
+         "examples": ["I cannot help with that.", "I cannot help you.", "I cannot help with it.", "Purple rain on"]},
         {"name": "yes", "title": "Yes", "side": "control",
          "examples": ["Sure, here is how it goes.", "Sure, here is how to do it.", "Sure, here is how"]},
     ]  # fmt: skip
@@ -390,8 +390,9 @@ def test_leave_one_out_counts_each_example_once_and_finds_the_odd_one() -> None:
     assert found.counts.to_numpy().sum() == 7
     assert found.counts.loc["no", "no"] == 3
     assert found.counts.loc["yes", "yes"] == 3
-    assert found.mistaken == (("Rain", "no", "other"),)
+    assert found.mistaken == (("Purple rain on", "no", "other"),)
     assert found.n_right == 6
+    assert confusion(editor.made(GREETING)).n_openings == 2, "opening phrases say nothing without themselves"
     assert found.share == pytest.approx(6 / 7)
 
 

@@ -132,7 +132,7 @@ def test_the_preview_says_which_first_words_are_one_token_and_which_stand_on_bot
     assert not dict(zip(preview["string"], preview["used"], strict=True))["Zebracadabra"]
     assert "only single tokens count" in " ".join(preview["note"])
     app.multiselect(key="edit_target").set_value(["Zebracadabra"]).run()
-    assert "None of the target words is one token of this model" in words_on(calm(app))
+    assert "No target word takes part" in words_on(calm(app))
 
 
 # The whole way -----------------------------------------------------------------------------------------------------

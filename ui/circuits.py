@@ -374,8 +374,8 @@ def _token_preview(model: str, target: Sequence[str], control: Sequence[str]) ->
         mine = preview[preview["side"] == side]
         if len(mine) and not mine["used"].any():
             st.warning(
-                f"None of the {side} words is one token of this model, so nothing can be measured. "
-                "Try shorter words, or the first piece of one.",
+                f"No {side} word takes part, for the reason in its note, so nothing can be measured. "
+                "Choose other words: each must be one token of this model, on one side only.",
                 icon=":material/warning:",
             )
     cards.preview_flag(preview)
@@ -518,7 +518,7 @@ def step_answers(edit: Editing) -> None:
 
 
 def _class_widgets(edit: Editing, uid: int) -> None:
-    title, side, button = st.columns([3, 2.4, 1], vertical_alignment="bottom")
+    title, side = st.columns([3, 2.4], vertical_alignment="bottom")
     title.text_input(
         "Class",
         key=f"edit_class_title_{uid}",
@@ -535,15 +535,6 @@ def _class_widgets(edit: Editing, uid: int) -> None:
         help=words.HELP["edit_side"],
         persist_state="session",
     )
-    if button.button(
-        "",
-        key=f"drop_class_{uid}",
-        icon=":material/delete:",
-        disabled=len(edit.names) <= 2,
-        help="Take this class out.",
-    ):
-        del edit.names[uid]
-        st.rerun()
     st.text_area(
         "Example answers, one a line",
         key=f"edit_class_examples_{uid}",
@@ -552,6 +543,15 @@ def _class_widgets(edit: Editing, uid: int) -> None:
         help=words.HELP["edit_examples"],
         persist_state="session",
     )
+    if len(edit.names) > 2 and st.button(
+        "Take this class out",
+        key=f"drop_class_{uid}",
+        type="tertiary",
+        icon=":material/delete:",
+        help="Removes the class with its examples.",
+    ):
+        del edit.names[uid]
+        st.rerun()
 
 
 def _classes_of_the_rule(rule: str) -> None:
@@ -733,7 +733,7 @@ def _offer_tokens(pairs: pd.DataFrame, first: pd.DataFrame) -> None:
     """Buttons that add a first token which the sides miss."""
     counts: dict[str, int] = {}
     for condition in ("original", "perturbed"):
-        for token, n in missed_tokens(pairs, first, condition):  # type: ignore[arg-type]
+        for token, n in missed_tokens(pairs, first, condition):
             counts[token] = counts.get(token, 0) + n
     offered = sorted(counts, key=lambda t: -counts[t])[:N_OFFERED]
     if not offered:
@@ -790,30 +790,25 @@ def _confusion(circuit: Circuit) -> None:
     found = confusion(circuit)
     titles = {c.name: c.title for c in circuit.response_classes}
     st.markdown("**How well the examples tell the classes apart**", help=words.HELP["edit_confusion"])
-    table = found.counts.rename(index=titles, columns=titles)
-    table.index.name = "Given as"
-    st.dataframe(
-        table.reset_index(),
-        hide_index=True,
-        alt="Examples sorted by all other examples: given class against found class",
-        column_config={
-            "Given as": st.column_config.TextColumn(help="The class you gave the example for."),
-        }
-        | {
-            name: st.column_config.NumberColumn(help="Examples that all the others put into this class.", width="small")
-            for name in table.columns
-        },
-    )
-    st.caption(
-        f"Each example sorted by all the others: {found.n_right} of {found.n} find their class"
-        + (
-            f"; for instance “{shell.escaped(found.mistaken[0][0][:60])}” becomes "
-            f"“{shell.escaped(titles[found.mistaken[0][2]])}”."
-            if found.mistaken
-            else "."
+    if found.n:
+        table = found.counts.rename(index=titles, columns=titles)
+        table.index.name = "Given as"
+        number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+        st.dataframe(
+            table.reset_index(),
+            hide_index=True,
+            alt="Examples sorted by all other examples: given class against found class",
+            column_config={"Given as": text(help="The class you gave the example for.")}
+            | {name: number(help="Examples that all the others put here.", width="small") for name in table.columns},
         )
-        + " An answer worded unlike any example is sorted as “Like none of the examples”."
-    )
+        said = f"Each example sorted by all the others: {found.n_right} of {found.n} find their class"
+        if found.mistaken:
+            example, _, got = found.mistaken[0]
+            said += f"; for instance “{shell.escaped(example[:60])}” becomes “{shell.escaped(titles[got])}”"
+        st.caption(f"{said}. An answer worded unlike any example is sorted as “Like none of the examples”.")
+    if found.n_openings:
+        phrases = plural(found.n_openings, "opening phrase", ("takes", "take"))
+        st.caption(f"{phrases} no part here: they count for answers that begin with them, and for no others.")
     for example, got in wasted_examples(circuit)[:3]:
         st.caption(
             f":material/flag: Even with itself among the examples, “{shell.escaped(example[:60])}” is sorted as "

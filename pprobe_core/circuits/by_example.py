@@ -79,6 +79,11 @@ def _nearest(words: Sequence[str], examples: Sequence[str]) -> tuple[float, str]
     return (sum(value for value, _ in nearest) / len(nearest), nearest[0][1]) if nearest else (0.0, "")
 
 
+def is_opening(example: str) -> bool:
+    """Whether an example is too short to be compared: it counts only for answers that begin with it."""
+    return len(opening(example)) < MIN_COMPARED_WORDS
+
+
 def opening(text: str) -> tuple[str, ...]:
     """The first words of a text as they are compared: small letters, compatibility forms folded, no marks.
 

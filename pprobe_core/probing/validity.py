@@ -55,12 +55,17 @@ class Validity:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Examples classified without themselves: how many of each class (row) were taken for each class (column)."""
+    """Examples classified without themselves: how many of each class (row) were taken for each class (column).
+
+    `n_openings`: opening phrases too short to be compared, which take no part: without itself such an example says
+    nothing.
+    """
 
     counts: pd.DataFrame  # index: the class an example was given for, columns: the class it got; class names
     n: int
     n_right: int
     mistaken: tuple[tuple[str, str, str], ...]  # example, its class, the class it got
+    n_openings: int = 0
 
     @property
     def share(self) -> float | None:
@@ -188,7 +193,7 @@ def _margins(circuit: Circuit, summary: Mapping[str, Any]) -> Finding:
 
 
 def _intervals(f: Mapping[str, Any]) -> list[tuple[float | None, float | None]]:
-    return [tuple(f.get(f"{c}_interval") or (None, None)) for c in _CONDITIONS]  # type: ignore[misc]
+    return [tuple(f.get(f"{c}_interval") or (None, None)) for c in _CONDITIONS]
 
 
 def _answers(circuit: Circuit, summary: Mapping[str, Any], pairs: pd.DataFrame) -> Finding:
@@ -203,8 +208,8 @@ def _answers(circuit: Circuit, summary: Mapping[str, Any], pairs: pd.DataFrame) 
     if answers_agree(k, n):
         return Finding("Written answers", "good", text, f"Without a class: {shown}." if unsorted else "")
     needed = (
-        f"{_percent(MIN_AGREEMENT)} are needed, and {_percent(MIN_AGREEMENT_LOW)} at the lower end of the interval: at least 12 "
-        "answers, all of them right."
+        f"{_percent(MIN_AGREEMENT)} are needed, and {_percent(MIN_AGREEMENT_LOW)} at the lower end of the interval: "
+        "at least 12 answers, all of them right."
     )
     if k / n >= MIN_AGREEMENT:
         return Finding("Written answers", "bad", f"{text} {needed}", "These are too few to be sure. Add pairs.")
@@ -246,16 +251,20 @@ def confusion(circuit: Circuit) -> Confusion:
     """
     examples = examples_of(circuit)
     seen: list[tuple[str, str, str]] = []
+    n_openings = 0
     for name, of_class in examples.items():
         for place, example in enumerate(of_class):
+            if by_example.is_opening(example):
+                n_openings += 1
+                continue
             rest = {**examples, name: (*of_class[:place], *of_class[place + 1 :])}
             seen.append((example, name, by_example.decide(rest, example).class_name))
-    names = [*examples, by_example.OTHER]
-    counts = pd.DataFrame(0, index=list(examples), columns=names)
-    for _, name, got in seen:
-        counts.loc[name, got] += 1
+    tally = Counter((name, got) for _, name, got in seen)
+    counts = pd.DataFrame(
+        {got: [tally[name, got] for name in examples] for got in (*examples, by_example.OTHER)}, index=list(examples)
+    )
     mistaken = tuple(row for row in seen if row[1] != row[2])
-    return Confusion(counts, len(seen), len(seen) - len(mistaken), mistaken)
+    return Confusion(counts, len(seen), len(seen) - len(mistaken), mistaken, n_openings)
 
 
 def wasted_examples(circuit: Circuit) -> list[tuple[str, str]]:
