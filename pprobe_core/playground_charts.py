@@ -144,7 +144,7 @@ def _likeliest(table: pd.DataFrame, arms: list[str]) -> str:
     for arm in arms:
         rows = table[(table["arm"] == arm) & table["probability"].notna()]
         if len(rows):
-            row = rows.loc[rows["probability"].idxmax()]
+            row = rows.iloc[int(rows["probability"].to_numpy().argmax())]
             best[arm] = f"“{visible(str(row['token']))}” ({row['probability']:.0%})"
     if not best:
         return "There are no probabilities: the model's output is no number"

@@ -97,6 +97,7 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
     if run is None:
         shell.start_at("play_text", [state.get("play_text")], "")
         _text_area()
+        _ask_button()
         return Prompt(({"role": "user", "content": state["play_text"] or ""},)), "", "original"
     usual = circuit.sweep.condition if circuit else "original"
     pairs = examples(run.run_id, usual)
@@ -111,12 +112,14 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
             on_change=_take_example,
         )  # fmt: skip
         own = state["play_pair"] == OWN_WORDS
-        st.segmented_control(
-            "Which of the pair", list(words.CONDITIONS), key="play_condition", disabled=own, required=True,
-            format_func=lambda c: {"original": "Original", "perturbed": "Its twin"}[c],
-            help=words.HELP["play_condition"], on_change=_take_example, label_visibility="collapsed",
-            persist_state="session",
-        )  # fmt: skip
+        with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+            st.segmented_control(
+                "Which of the pair", list(words.CONDITIONS), key="play_condition", disabled=own, required=True,
+                format_func=lambda c: {"original": "Original", "perturbed": "Its twin"}[c],
+                help=words.HELP["play_condition"], on_change=_take_example, label_visibility="collapsed",
+                persist_state="session",
+            )  # fmt: skip
+            _ask_button()
     condition = state["play_condition"]
     example = None if own else pairs.loc[state["play_pair"]]
     text = "" if example is None else str(example[f"{condition}_text"])
@@ -159,6 +162,11 @@ def _text_area() -> None:
         "What the model is asked", key="play_text", height=None if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
         help=words.HELP["play_text"], placeholder="Write a prompt", persist_state="session",
     )  # fmt: skip
+
+
+def _ask_button() -> None:
+    """For those who look for one: what is written counts as soon as the text field is left."""
+    st.button("Ask", key="play_ask", type="primary", icon=":material/send:", help=words.HELP["play_ask"])
 
 
 def _take_example() -> None:

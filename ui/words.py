@@ -321,6 +321,7 @@ HELP: Mapping[str, str] = {
     "or words of your own.",
     "play_condition": "Each example is a pair: the original prompt, and its twin with one small change.",
     "play_text": "Change it as you like. A small model knows only the world of its own examples.",
+    "play_ask": "Puts what is written to the model; Ctrl and Enter in the text field does the same.",
     "play_n": "The first so many neurons of the run's ranking. 0 leaves them all alone.",
     "play_factor": "What their activations are multiplied with: 0 is off, 1 leaves them, above 1 turns them up.",
     "play_strength": "How far the residual stream is pushed along the run's direction, in lengths of that stream.",
