@@ -29,7 +29,7 @@ def write(folder, name, **changes):
 
 
 def test_the_eight_circuits_of_the_paper_are_there():
-    assert set(load_circuits()) == EIGHT
+    assert set(load_circuits(settings.CIRCUITS)) == EIGHT
 
 
 @pytest.mark.parametrize("circuit_id", sorted(EIGHT))
@@ -45,7 +45,7 @@ def test_a_circuit_is_whole(circuit_id):
 
 
 def test_the_papers_structures_are_recorded():
-    structures = {name: circuit.expected_structure for name, circuit in load_circuits().items()}
+    structures = {name: circuit.expected_structure for name, circuit in load_circuits(settings.CIRCUITS).items()}
     assert {name for name, kind in structures.items() if kind == "opposition"} == {"safety_refusal", "sycophancy"}
     assert {name for name, kind in structures.items() if kind == "routing"} == {"language"}
 

@@ -32,16 +32,18 @@ from pprobe_core.wording import duration, plural, verified
 from ui import backend, exports, presenter, terms, words
 from ui.terms import escaped
 
-START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, GLOSSARY = (
+START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, CIRCUITS, GLOSSARY = (
     f"../pages/{name}.py"
-    for name in ("start", "playground", "probe", "dose", "window", "controls", "compare", "prompts", "glossary")
-)
+    for name in (
+        "start", "playground", "probe", "dose", "window", "controls", "compare", "prompts", "circuits", "glossary",
+    )
+)  # fmt: skip
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
 OF_A_REQUEST = (
     "model", "circuit", "prompts", "coupling", "thinking", "limit", "seed", "target_strings", "control_strings",
 )  # fmt: skip  (what the Start page asks for; other pages only carry it along)
-LATE_SECONDS = 1.0  # how long a browser may take to hear of a new address
+LATE_SECONDS = 5.0  # how long a request may wait that a browser sent before it heard of a new address
 
 log = logging.getLogger(__name__)
 
@@ -234,10 +236,9 @@ def sync_selection(page: str = "") -> None:
     out. `page` is the page's url_path. Runs before anything is drawn; a part of a page that is drawn again on its own
     calls `write_address` after its widgets.
     """
-    state = st.session_state
-    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
+    state, given = st.session_state, heard()
     last, same_page = state.get("_address", {}), state.get("_page") == page
-    late = _is_late(given)
+    late = same_page and _is_late(given)
     if not late and given.get("run") != last.get("run"):
         state.pop("_not_here", None)  # of another link
     for key, choice in selections().items():
@@ -262,8 +263,7 @@ def sync_selection(page: str = "") -> None:
 
 def write_address() -> None:
     """Let the address say what the widgets do, where that is not what the page would show anyway."""
-    state = st.session_state
-    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
+    state, given = st.session_state, heard()
     want = {}
     if state.get("ask") and state.get("_asked_of") != state.get("sweep"):
         state["ask"] = ""  # it was about another sweep
@@ -281,6 +281,14 @@ def write_address() -> None:
         late = [(when, address) for when, address in state.get("_late", []) if when > now - LATE_SECONDS]
         state["_late"] = [*late, (now, given)]
         st.query_params.from_dict(want)
+
+
+def heard() -> dict[str, str]:
+    """The address that the browser has; once it is the one that was written last, none is on its way any more."""
+    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
+    if given == st.session_state.get("_address"):
+        st.session_state["_late"] = []
+    return given
 
 
 def start_at(key: str, options: Sequence[Any], default: Any) -> None:
@@ -315,7 +323,7 @@ def _start_of(key: str, choice: Selection) -> Any:
 
 
 def _is_late(given: Mapping[str, str]) -> bool:
-    """Whether the browser sent an address that we have just replaced: it had not heard of the new one yet."""
+    """Whether the browser sent an address that was replaced since: it had not heard of the new one yet."""
     since = time.monotonic() - LATE_SECONDS
     replaced = [address for when, address in st.session_state.get("_late", []) if when > since]
     return given in replaced and given != st.session_state.get("_address")
@@ -398,6 +406,11 @@ def circuit_of(named: str) -> Circuit | None:
     known = circuits().get(named.partition("@")[0])
     if known is not None and named in (known.circuit_id, known.address):
         return known
+    return _circuit_not_listed(named, folder_state())
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _circuit_not_listed(named: str, state: object) -> Circuit | None:
     try:
         return load_circuit(named)
     except BadRequest:
@@ -541,6 +554,7 @@ def sidebar() -> None:
 @calm_errors()
 def _job_panel(was_busy: bool) -> None:
     """What the worker is doing, on every page. Slow timer when idle, so that work started elsewhere is seen too."""
+    heard()
     active = backend.jobs().active()
     if bool(active) != was_busy:
         st.rerun()
