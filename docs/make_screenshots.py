@@ -89,6 +89,7 @@ def pictures_of_the_readme(browser: Browser, url: str, runs: dict[tuple[str, str
     probe = f"{url}/probe?run={runs['mini-qwen3', 'safety_refusal']}"
     language = runs["mini-qwen3", "language"]
     take(browser, f"{url}/", out / "start.png", "light", 1280, 1500)
+    take(browser, probe.replace("/probe", "/playground"), out / "playground.png", "light", 1280)
     take(browser, probe, out / "probe.png", "light", 1440)
     take(browser, probe, out / "probe-dark.png", "dark", 1440, 1400)
     take(browser, probe.replace("/probe", "/dose"), out / "dose.png", "light", 1440)
@@ -96,7 +97,7 @@ def pictures_of_the_readme(browser: Browser, url: str, runs: dict[tuple[str, str
     take(browser, probe.replace("/probe", "/controls"), out / "controls-dark.png", "dark", 1440)
     take(browser, f"{url}/compare", out / "compare.png", "light", 1280)
     take(browser, f"{url}/runs", out / "runs.png", "light", 1280)
-    take(browser, f"{probe}&present=1", out / "presenter.png", "dark", 1280, 720)
+    take(browser, probe.replace("/probe", "/playground") + "&present=1", out / "presenter.png", "dark", 1280, 720)
 
 
 def walk(browser: Browser, url: str, out: Path, only: Sequence[str] | None = None) -> None:

@@ -574,14 +574,15 @@ def as_figure(
 ) -> Figure:
     """The chart as wide as its place, with its words; a screen reader hears what is drawn and what is to be seen."""
     described = f"{description} {title}."
-    finished = chart.properties(height=height, width="container", description=described)
+    around = dict.fromkeys(("left", "right", "top", "bottom"), 5)
+    finished = chart.properties(height=height, width="container", padding=around, description=described)
     return Figure(finished, title, re.sub(" +", " ", reading).strip(), omits, described)
 
 
 def legend_columns(names: Iterable[Any]) -> alt.ExprRef:
     """How many entries of a legend stand side by side: as many as the chart is wide enough for, four at most."""
     longest = max((len(str(name)) for name in names), default=0)
-    return alt.ExprRef(f"clamp(floor(width / {40 + 7.5 * longest:.0f}), 1, 4)")
+    return alt.ExprRef(f"clamp(floor(width / {30 + 6.3 * longest:.0f}), 1, 4)")
 
 
 def colour_legend(names: Iterable[Any], label_limit: int = 220) -> alt.Legend:

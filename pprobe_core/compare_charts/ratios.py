@@ -80,6 +80,7 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
             labelAngle=alt.ExprRef(f"{wide} ? 0 : -60"),
             labelAlign=alt.ExprRef(f"{wide} ? 'center' : 'left'"),
             labelLimit=130,
+            labelOverlap=False,
             ticks=False,
             domain=False,
         ),
