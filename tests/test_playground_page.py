@@ -137,7 +137,7 @@ def test_an_example_the_twin_and_own_words(open_page: Open, runs: dict[str, str]
 
 def test_earlier_turns_and_tools_of_an_example_are_kept(open_page: Open, runs: dict[str, str]) -> None:
     app = open_page(run=runs["tool_use"], play_n="0")
-    assert "tools on offer" in said(app)
+    assert "With 1 tool on offer, as in the example." in said(app)
     text = str(app.text_area(key="play_text").value)
     app.text_area(key="play_text").set_value(f"{text} Please.").run()
     assert "tool_call" in texts(answered(app))

@@ -132,9 +132,9 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
     before, tools = conversation(str(example[f"{condition}_prompt"]))
     prompt = Prompt((*before, {"role": "user", "content": written}), tools)
     if before or tools:
-        parts = [f"{len(before)} earlier messages"] if before else []
-        parts += [f"{len(tools)} tools on offer"] if tools else []
-        st.caption(f":material/forum: The example comes with {' and '.join(parts)}, which are kept.")
+        parts = [plural(len(before), "earlier message")] if before else []
+        parts += [f"{plural(len(tools), 'tool')} on offer"] if tools else []
+        st.caption(f":material/forum: With {' and '.join(parts)}, as in the example.")
     return prompt, "" if written != text else str(state["play_pair"]), condition
 
 
@@ -160,6 +160,7 @@ def conversation(stored: str) -> tuple[tuple[dict[str, str], ...], tuple[dict[st
 def _text_area() -> None:
     st.text_area(
         "What the model is asked", key="play_text", height=None if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
+        label_visibility="collapsed" if presenter.on() else "visible",
         help=words.HELP["play_text"], placeholder="Write a prompt", persist_state="session",
     )  # fmt: skip
 
