@@ -267,6 +267,9 @@ def test_a_cancelled_computation_leaves_the_recorded_run(small_store: Store) -> 
     assert job is not None
     assert job.here
     small_store.set_job_state(job.job_id, "cancelled")
+    assert small_store.add_job(SAFETY).here  # asked again, it goes on
+    small_store.set_job_state(job.job_id, "done")
+    assert not small_store.add_job(SAFETY).here
     assert small_store.run(run_id).recorded
     assert small_store.find(small_store.run(run_id).request_key, here=True) is None
     assert small_store.find(small_store.run(run_id).request_key) == run_id

@@ -46,8 +46,8 @@ class JobTable(Database):
     def add_job(self, request: Request, *, here: bool = False) -> JobRow:
         """Put a request in the queue: a new job, or the same request's old one again; one under way is left alone.
 
-        With `here` a recorded result does not count as the answer. Partial results of a cancelled or interrupted job
-        stay, so that it goes on where it stopped.
+        With `here` a recorded result does not count as the answer. A cancelled or interrupted job goes on where it
+        stopped: its partial results stay, and it is still computed here.
         """
         job_id = job_id_of(request)
         with self._transaction() as cursor:
@@ -61,7 +61,8 @@ class JobTable(Database):
             )
             cursor.execute(
                 """
-                update jobs set state = 'queued', created_at = $now, error = null, exit_code = null, here = $here
+                update jobs set state = 'queued', created_at = $now, error = null, exit_code = null,
+                                here = $here or (here and state in ('cancelled', 'interrupted'))
                 where job_id = $job and state not in ('queued', 'running')
                 """,
                 {"job": job_id, "now": utc_now(), "here": here},
