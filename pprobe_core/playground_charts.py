@@ -69,7 +69,7 @@ def first_tokens(rows: pd.DataFrame) -> Figure:
         "tokens, ▼ control tokens, ␣ a space.",
         f"Bars of first-token probabilities: {', '.join(names).lower()}.",
         height=TOKENS_HEIGHT,
-        omits="It does not show what follows the first token: read the answers.",
+        omits="Does not show what follows the first token: read the answers.",
     )
 
 
@@ -119,7 +119,7 @@ def logit_diffs(rows: pd.DataFrame, target: str, control: str) -> Figure:
         f"Right of zero the target tokens ({target}) are ahead, left of it the control tokens ({control}){beside}.",
         f"Points on one axis: {', '.join(names).lower()}.",
         height=LOGITS_HEIGHT,
-        omits="It does not show what the change does to other prompts: Dose response and Injection window do.",
+        omits="Does not show what the change does to other prompts: Dose response and Injection window do.",
     )
 
 
