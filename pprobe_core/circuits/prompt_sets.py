@@ -53,7 +53,8 @@ def load_prompt_set(circuit: str | Circuit, prompts: str, *, folder: Path | None
         if not path.is_file():
             instead = "use a set you added for it" if circuit.own else f"add {path.name} to the circuit's prompts"
             raise BadRequest(
-                f"The circuit {circuit.circuit_id!r} has no prompt set {prompts!r}. Give a CSV or JSONL file, or {instead}."
+                f"The circuit {circuit.circuit_id!r} has no prompt set {prompts!r}. "
+                f"Give a CSV or JSONL file, or {instead}."
             )
         return _read(path, circuit, prompts, "written for this project")
     if not prompts.strip():
