@@ -134,7 +134,8 @@ def one(side: str, folder: Path) -> dict[str, float]:
 
 def measure(folder: Path, case: str, repeats: int) -> dict[str, Any]:
     """Both sides in turns; every number in the printed table."""
-    one("plain", folder)  # reads the files into memory
+    if repeats > 1:
+        one("plain", folder)  # reads the files into memory
     runs: dict[str, list[dict[str, float]]] = {"plain": [], "probe": []}
     for _ in range(repeats):
         for side, found in runs.items():

@@ -3,9 +3,10 @@
     python bench/soak.py [--json [FILE|-]] [--minutes 30] [--visitors 4] [--seed 0]
 
 Real Chromium windows, each a session of its own, on a server with a results file of its own. In an order drawn from the
-seed they open pages, reload, go back, tick options, and ask for dose sweeps that nobody asked for before. Looked for: an exception or an error card on any page; a traceback in the server's log; a sweep that was asked for and is not in
-the results file at the end; growth of the server's resident memory. Memory counts after a warm-up of a third of the
-time (five minutes at most): `growth` is the median of the last quarter over that of the first, `slope` a straight line
+seed they open pages, reload, go back, tick options, and ask for dose sweeps that nobody asked for before. Looked for:
+an exception or an error card on any page; a traceback in the server's log; a sweep that was asked for and is not in the
+results file at the end; growth of the server's resident memory. Memory counts after a warm-up of a third of the time
+(five minutes at most): `growth` is the median of the last quarter over that of the first, `slope` a straight line
 through all samples. Ends with 1 when something broke, was lost, or grew by more than a tenth.
 """
 
@@ -233,7 +234,7 @@ def main() -> int:
             f"{args.visitors} visitors, {args.minutes:g} minutes, {sum(seen.visits.values())} pages opened: {seen.visits}"
         )
         print(f"sweeps: {len(seen.sweeps)} asked for, {n_found} in the results file; lost: {lost or 'none'}")
-        print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks in the log: {tracebacks}; slow: {seen.slow}")
+        print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks: {tracebacks}; slow steps: {seen.slow}")
         print(
             f"memory after the warm-up: {m['min_mib']:.0f} to {m['max_mib']:.0f} MiB, last quarter / first "
             f"{m['growth']:.3f}, {m['slope_mib_per_minute']:+.2f} MiB a minute over {m['samples']} samples"
