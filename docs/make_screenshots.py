@@ -40,7 +40,9 @@ Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 1920, 420)
 PRESENTED = ((1280, 720), (1920, 1080))
+# Nothing is a placeholder, no answer of the playground is waited for, every chart has its marks.
 DRAWN = """() => !document.querySelector('[data-testid=stSkeleton]') &&
+    !document.querySelector('.st-key-play_head')?.innerText.includes('hourglass') &&
     [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(
         chart => chart.querySelector('svg.marks, canvas.marks'))"""
 

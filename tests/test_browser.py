@@ -397,3 +397,27 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(browser: Br
         )
         assert wide <= seen + 1, path
     context.close()
+
+
+def test_the_browser_remembers_the_tour_and_keys_turn_the_pages_of_a_presentation(page: Page) -> None:
+    page.goto("/")
+    card = page.locator(".st-key-tour")
+    expect(card).to_contain_text("1 of 3")
+    settled(page)
+    card.get_by_role("button", name="Close the tour").click()
+    expect(card).to_have_count(0)
+    settled(page)
+    page.goto("/?present=1")
+    expect(page.get_by_role("button", name="Next").first).to_be_visible()
+    settled(page)
+    expect(card).to_have_count(0)
+    expect(page.get_by_test_id("stSidebar")).not_to_be_visible()
+    page.keyboard.press("n")
+    expect(page).to_have_url(re.compile(r"/playground\?.*present=1"))
+    settled(page)
+    page.keyboard.press("p")
+    expect(page).to_have_url(re.compile(r"/\?.*present=1"))
+    settled(page)
+    page.keyboard.press("l")
+    expect(page.get_by_test_id("stSidebar")).to_be_visible()
+    assert "present" not in page.url
