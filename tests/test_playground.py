@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pprobe_core.interventions.edits import AddVector, Edits, Neuron, Scale
 from pprobe_core.interventions.evaluator import EvalPrompt, Evaluator
 from pprobe_core.interventions.generation import GenerationSettings, decision_logits, respond
 from pprobe_core.interventions.types import N_DRAWS
+from pprobe_core.models import loading
 from pprobe_core.models.loading import LoadedModel, load_model
 from pprobe_core.models.pool import ModelPool
 from pprobe_core.playground import Ask, Change, Playground, Reply, Standing, Written, checked_ask
@@ -477,6 +479,30 @@ def test_what_others_load_meanwhile_changes_no_number(loaded: LoadedModel) -> No
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_two_threads_load_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading changes classes and settings of the whole process and puts back what it found."""
+    inside, most = [0], [0]
+    load_network = loading._load_network
+
+    def watched(*args: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            return load_network(*args)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(loading, "_load_network", watched)
+    found: list[LoadedModel] = []
+    threads = [threading.Thread(target=lambda m=m: found.append(load_model(m))) for m in (MODEL, "mini-llama")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {one.id for one in found} == {MODEL, "mini-llama"}
+    assert most == [1]
 
 
 # -- the playground of the process --------------------------------------------------------------------------------
