@@ -103,6 +103,7 @@ def synthetic(small: ProbeResult, model: str, size: Size, seed: int) -> ProbeRes
     change = pairs["logit_diff_perturbed"].to_numpy() - n_original
     first = small.first_tokens[small.first_tokens["pair_id"] == small.first_tokens["pair_id"].iloc[0]]
     rows = small.summary["layers"]
+    threshold = float(neurons["importance_mean"].abs().nlargest(size.n_layers + 1).iloc[-1])
     summary = small.summary | {
         "model": model,
         "n_pairs": size.n_pairs,
@@ -113,6 +114,7 @@ def synthetic(small: ProbeResult, model: str, size: Size, seed: int) -> ProbeRes
         "model_notes": ["Synthetic numbers: no model was run. For measuring how fast pages are."],
         "flip_rate": float(pairs["flipped"].mean()),
         "n_flipped": int(pairs["flipped"].sum()),
+        "null": small.summary["null"] | {"importance_threshold": threshold, "n_above": size.n_layers},
         "layers": [rows[i % len(rows)] | {"layer": i} for i in range(size.n_layers)],
         "splits": {split: int((pairs["split"] == split).sum()) for split, _ in SPLITS},
         "logit_diff": small.summary["logit_diff"]

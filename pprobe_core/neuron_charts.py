@@ -25,6 +25,8 @@ SCATTER_LIMIT = 6_000  # neurons drawn one by one; above it the crowd is counted
 BINS = 80  # steps of importance that counts are taken in
 SPREAD = 0.7  # share of a layer's width over which its neurons are spread
 MAX_LABELS = 8
+LABEL_WIDTH, LABEL_HEIGHT = 0.19, 0.05  # of a name beside its point, as shares of a chart of about 370 by 330 pixels
+RIGHT_SIDE = 0.8  # share of the width from which names stand left of their points
 
 
 def neuron_map(
@@ -168,13 +170,16 @@ def _placed(top: pd.DataFrame, column: str, crowd: pd.DataFrame) -> pd.DataFrame
         position=_positions(top, width),
         name=[neuron_name(a, b) for a, b in zip(top["layer"], top["neuron"], strict=True)],
     )
+    count = max(n_layers(crowd), 1)
     labels: list[str] = []
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float]] = []  # where a written name begins, and its height, as shares of the chart
     for row in rows.to_dict("records"):
-        x, y = row["position"] / max(n_layers(crowd), 1), row[column] / (spread or 1.0)
-        free = len(taken) < MAX_LABELS and all(abs(x - px) > 0.13 or abs(y - py) > 0.06 for px, py in taken)
-        labels.append(row["name"] if free else "")
-        if free:
+        x, y = (row["position"] + 0.5) / count, row[column] / (spread or 1.0)
+        x -= LABEL_WIDTH if x > RIGHT_SIDE else 0.0
+        free = all(abs(x - px) > LABEL_WIDTH or abs(y - py) > LABEL_HEIGHT for px, py in taken)
+        written = free and len(taken) < MAX_LABELS
+        labels.append(row["name"] if written else "")
+        if written:
             taken.append((x, y))
     return rows.assign(label=labels)
 
@@ -193,7 +198,7 @@ def _marked(
     if selectable:
         points = points.add_params(alt.selection_interval(name="brush", encodings=["x", "y"]))
     marks: list[alt.Chart | alt.LayerChart] = [points]
-    at_right = rows["position"] > 0.85 * count - 0.5
+    at_right = (rows["position"] + 0.5) / count > RIGHT_SIDE
     sides: tuple[tuple[Any, Literal["left", "right"], int], ...] = ((~at_right, "left", 7), (at_right, "right", -7))
     for here, align, shift in sides:
         named = rows[here & (rows["label"] != "")]

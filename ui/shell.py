@@ -40,9 +40,11 @@ START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, CIRCUITS, GL
 )  # fmt: skip
 ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
+BRUSHED = 500  # neurons listed at most from a region drawn in the neuron map
 OF_A_REQUEST = (
     "model", "circuit", "prompts", "coupling", "thinking", "limit", "seed", "target_strings", "control_strings",
 )  # fmt: skip  (what the Start page asks for; other pages only carry it along)
+HEARD_SECONDS = 0.7  # how long after writing an address a script run may still be the one that wrote it
 LATE_SECONDS = 5.0  # how long a request may wait that a browser sent before it heard of a new address
 
 log = logging.getLogger(__name__)
@@ -236,7 +238,8 @@ def sync_selection(page: str = "") -> None:
     out. `page` is the page's url_path. Runs before anything is drawn; a part of a page that is drawn again on its own
     calls `write_address` after its widgets.
     """
-    state, given = st.session_state, heard()
+    heard()
+    state, given = st.session_state, _given()
     last, same_page = state.get("_address", {}), state.get("_page") == page
     late = same_page and _is_late(given)
     if not late and given.get("run") != last.get("run"):
@@ -263,7 +266,7 @@ def sync_selection(page: str = "") -> None:
 
 def write_address() -> None:
     """Let the address say what the widgets do, where that is not what the page would show anyway."""
-    state, given = st.session_state, heard()
+    state, given = st.session_state, _given()
     want = {}
     if state.get("ask") and state.get("_asked_of") != state.get("sweep"):
         state["ask"] = ""  # it was about another sweep
@@ -283,12 +286,19 @@ def write_address() -> None:
         st.query_params.from_dict(want)
 
 
-def heard() -> dict[str, str]:
-    """The address that the browser has; once it is the one that was written last, none is on its way any more."""
-    given = {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
-    if given == st.session_state.get("_address"):
+def heard() -> None:
+    """Once the browser sends the address that was written last, no older one is on its way any more.
+
+    In the script run that wrote it, it stands there before the browser knows: that is moments ago.
+    """
+    late = st.session_state.get("_late", [])
+    if late and late[-1][0] < time.monotonic() - HEARD_SECONDS and _given() == st.session_state.get("_address"):
         st.session_state["_late"] = []
-    return given
+
+
+def _given() -> dict[str, str]:
+    """The address as it stands."""
+    return {key: values[-1] for key in st.query_params if (values := st.query_params.get_all(key))}
 
 
 def start_at(key: str, options: Sequence[Any], default: Any) -> None:
@@ -722,11 +732,11 @@ def _top_neurons(run_id: str, ranking: Any, k: int, where: str) -> pd.DataFrame:
 
 
 def ranked_neurons(run_id: str, ranking: Any, brush: Mapping[str, Any] | None, k: int) -> pd.DataFrame:
-    """The first k neurons of a ranking, or the ones (500 at most) inside a region drawn in the neuron map."""
+    """The first k neurons of a ranking, or the ones (BRUSHED at most) inside a region drawn in the neuron map."""
     if not brush:
         return top_neurons(run_id, ranking, k)
     position, score = neuron_charts.region(brush, ranking)
-    return store().neurons_inside(run_id, ranking, position, score, spread=neuron_charts.SPREAD, k=500)
+    return store().neurons_inside(run_id, ranking, position, score, spread=neuron_charts.SPREAD, k=BRUSHED)
 
 
 def neuron_crowd(run_id: str, ranking: str) -> pd.DataFrame:

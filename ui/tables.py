@@ -23,6 +23,8 @@ TEXT = st.column_config.TextColumn
 def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
     """Neurons in the order of a ranking, with what each column means on its header; returns the ticked ones' names."""
     heading = f"{plural(len(neurons), 'neuron')}{' inside the selection' if brushed else ''}"
+    if brushed and len(neurons) == shell.BRUSHED:
+        heading = f"The first {heading}"
     st.markdown(f"**{heading}, in the ranking's order**")
     rows = neurons.assign(
         sign_consistency=100 * neurons["sign_consistency"],
