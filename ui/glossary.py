@@ -521,7 +521,7 @@ ENTRIES: Mapping[str, Entry] = {
         TOOL,
         ("playground",),
         ("Ablation", "Injection", "Factor"),
-        "start",
+        "playground",
     ),
     "Permalink": Entry(
         "A link that opens what is on the screen: run, layer, dose and model. On another computer it says what is "
