@@ -128,13 +128,13 @@ def test_a_comparison_is_in_its_link(open_link: Open) -> None:
         assert shell.as_text(app.session_state[key]) == value
 
 
-def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str]) -> None:
+def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "LATE_SECONDS", 0.0)
     app = open_link("dose", run=swept[0])
     start = app.session_state["dose"]
     first = float(app.select_slider(key="dose").options[0])
     app.select_slider(key="dose").set_value(first)
     app.run()
-    time.sleep(shell.LATE_SECONDS)
     del app.query_params["dose"]
     app.run()
     assert app.session_state["dose"] == start
@@ -156,6 +156,11 @@ def test_an_address_that_the_browser_still_holds_does_not_undo_a_choice(
     app.run()
     assert app.session_state["dose"] == float(steps[1])
     assert app.query_params["dose"] == steps[1]
+    monkeypatch.setattr(shell, "HEARD_SECONDS", 0.0)
+    app.run()  # it has heard of it now, so the same address is a step back
+    del app.query_params["dose"]
+    app.run()
+    assert app.session_state["dose"] == float(steps[-1])
 
 
 # -- on an installation that does not have it --

@@ -305,6 +305,13 @@ def _what_it_takes(run_id: str) -> None:
         value = shell.readable_name(value)
         st.markdown(f"{icon} **{name}** {shell.escaped(value)}{': ' + shell.escaped(why) if why else ' is here.'}")
     if any(lacking.values()):
+        with st.container(horizontal=True):
+            for name, page, label in (
+                ("Behaviour", shell.CIRCUITS, "Behaviours"),
+                ("Prompt set", shell.PROMPTS, "Prompt sets"),
+            ):
+                if lacking.get(name):
+                    st.page_link(page, label=f"Go to {label}", icon=":material/arrow_forward:")
         st.caption("When it is here, open the link again: then the run can be computed on this computer.")
     else:
         _compute(request, run_id)
