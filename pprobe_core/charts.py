@@ -600,7 +600,7 @@ def colour_legend(names: Iterable[Any], label_limit: int = 220) -> alt.Legend:
 
 def neutral_legend(stroke: bool = False, names: Iterable[Any] = ()) -> alt.Legend:
     """Legend below the chart for a channel that is not colour (dash, shape, opacity), in the muted colour."""
-    look = (
+    look: dict[str, Any] = (
         {"symbolType": "stroke", "symbolStrokeColor": MUTED, "symbolStrokeWidth": 2.5}
         if stroke
         else {"symbolFillColor": MUTED, "symbolStrokeWidth": 0}

@@ -455,7 +455,8 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     ranked = points[(points["arm"] == "ranked") & points["key"].isin(answers["key"])]
     if answers.empty or ranked.empty:
         return ""
-    far = ranked.loc[ranked["delta_mean"].abs().idxmax()] if ranked["delta_mean"].notna().any() else ranked.iloc[-1]
+    moved = ranked.reindex(ranked["delta_mean"].abs().sort_values(kind="stable", na_position="first").index)
+    far = moved.iloc[-1]  # moves F furthest, the last such point; any where F broke everywhere
     first = answers[answers["seed"] == answers["seed"].min()].set_index("pair_id")
     old, new = first[first["key"] == BASELINE_KEY], first[first["key"] == far["key"]]
     both = old.reset_index().merge(new.reset_index(), on="pair_id", suffixes=("_before", "_after"))

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -331,7 +331,7 @@ def preview(pairs: Pairs, tag: str) -> Pairs:
     shown = pd.DataFrame([_shown_line(line) for line in pairs.lines[:SHOWN]])
     if len(pairs.lines) > SHOWN:
         st.caption(f"The first {SHOWN} of {len(pairs.lines):,}.")
-    height = 318 if len(shown) > PREVIEWED else "content"
+    height: int | Literal["content"] = 318 if len(shown) > PREVIEWED else "content"
     if _SWAPPED not in shown:
         st.dataframe(shown, hide_index=True, height=height, alt="The first prompt pairs")
         return pairs

@@ -42,7 +42,15 @@ ACTIVE = ("queued", "running")
 BUSY_SECONDS, IDLE_SECONDS = 1.0, 4.0
 BRUSHED = 500  # neurons listed at most from a region drawn in the neuron map
 OF_A_REQUEST = (
-    "model", "circuit", "prompts", "coupling", "thinking", "limit", "seed", "target_strings", "control_strings",
+    "model",
+    "circuit",
+    "prompts",
+    "coupling",
+    "thinking",
+    "limit",
+    "seed",
+    "target_strings",
+    "control_strings",
 )  # fmt: skip  (what the Start page asks for; other pages only carry it along)
 HEARD_SECONDS = 0.7  # how long after writing an address a script run may still be the one that wrote it
 LATE_SECONDS = 5.0  # how long a request may wait that a browser sent before it heard of a new address
