@@ -104,19 +104,17 @@ class Visitor:
         self.where = "dose"
         self.page.goto(f"{url}/dose")
         self.page.wait_for_selector(IDLE)
-        doses = (1 + len(seen.sweeps), 300 + len(seen.sweeps))
+        doses = (1 + len(seen.sweeps), 300 + self.chance.randrange(1_000))
         self.page.get_by_role("button", name="Advanced").or_(
             self.page.get_by_text("Advanced", exact=True)
         ).first.click()
-        self.page.get_by_label("Numbers of neurons").first.fill(", ".join(map(str, doses)))
+        self.page.locator(".st-key-sweep_doses input").fill(", ".join(map(str, doses)))
         self.page.keyboard.press("Enter")
         self.page.wait_for_timeout(300)
         self.page.wait_for_selector(IDLE)
-        button = self.page.locator(".st-key-sweep_button button")
-        if button.is_enabled():
-            button.click()
-            self.page.wait_for_timeout(300)
-            seen.sweeps.append(doses)
+        self.page.locator(".st-key-sweep_button button:enabled").last.click()
+        self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
+        seen.sweeps.append(doses)
 
     def look(self, seen: Seen) -> None:
         """Whether the page shows an exception or the card for what nobody foresaw."""
@@ -231,7 +229,8 @@ def main() -> int:
     if not _report.handed_in(numbers, args.json):
         m = numbers["memory"]
         print(
-            f"{args.visitors} visitors, {args.minutes:g} minutes, {sum(seen.visits.values())} pages opened: {seen.visits}"
+            f"{args.visitors} visitors, {args.minutes:g} minutes, {sum(seen.visits.values())} pages opened: "
+            f"{numbers['visits']}"
         )
         print(f"sweeps: {len(seen.sweeps)} asked for, {n_found} in the results file; lost: {lost or 'none'}")
         print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks: {tracebacks}; slow steps: {seen.slow}")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from bench.soak import growth_of
 from pprobe_core.settings import ROOT
 
 
@@ -22,3 +23,25 @@ def test_the_bench_of_loading_prints_one_json_object_with_the_ratio_of_its_media
         assert row[f"{side}_peak_mib"] > 50
     assert row["ratio"] == pytest.approx(row["probe_seconds"] / row["plain_seconds"])
     assert row["ratios"] == [pytest.approx(row["ratio"])]
+
+
+def test_growth_of_memory_is_told_from_a_wave_and_from_the_warm_up() -> None:
+    wave = [(i / 10, 500.0 + 5 * (i % 2)) for i in range(300)]
+    assert growth_of(wave, 30)["growth"] == pytest.approx(1.0, abs=0.02)
+    warming = [(minute, mib - 300 * (minute < 4)) for minute, mib in wave]
+    assert growth_of(warming, 30)["growth"] == pytest.approx(1.0, abs=0.02)
+    leaking = [(minute, mib + 20 * minute) for minute, mib in wave]
+    found = growth_of(leaking, 30)
+    assert found["slope_mib_per_minute"] == pytest.approx(20, abs=0.1)
+    assert found["growth"] > 1.5
+
+
+def test_the_bench_of_pages_measures_a_page_on_a_small_file() -> None:
+    command = [sys.executable, "bench/pages.py", "--quick", "--repeats", "1", "--only", "probe", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["bench"] == "pages"
+    (row,) = found["rows"]
+    assert row["page"] == "probe"
+    assert 0 < row["warm_ms"] < row["cold_ms"] * 5
