@@ -12,8 +12,6 @@ correlation over all neurons, and the share of a ranking's first 20, 50 and 100 
 not the direct one alone; integrated gradients use the first IG_PROMPTS discovery pairs only.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +28,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from bench import _report
 from pprobe_core.circuits.library import load_circuit, load_circuits
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.errors import PprobeError
@@ -288,8 +287,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> int:
     """Measure the circuits and print tables; --json also writes everything, costs included."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
+    parser = _report.options(__doc__)
     parser.add_argument("--model", default="mini-qwen3")
     parser.add_argument("--circuits", default="safety_refusal", help="separated by commas, or all")
     parser.add_argument("--prompts", default="mini")
@@ -303,12 +301,8 @@ def main() -> int:
     except PprobeError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    text = json.dumps({"bench": "fidelity", "rows": rows})
-    if args.json == "-":
-        print(text)
+    if _report.handed_in({"bench": "fidelity", "rows": rows}, args.json):
         return 0
-    if args.json:
-        Path(args.json).write_text(text, "utf-8")
     for row in rows:
         show(row)
     return 0

@@ -30,6 +30,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+from bench import _report
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.prompt_sets import limit_pairs, load_prompt_set
 from pprobe_core.models.loading import load_model
@@ -159,8 +160,7 @@ def measure(folder: Path, case: str, repeats: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and print a table, or one JSON object instead; with a file, both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
+    parser = _report.options(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side")
     parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
     parser.add_argument("--folder", help="a model folder to measure instead of a random model")
@@ -175,12 +175,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             write_model(Path(folder), shape)
             row = measure(Path(folder), shape, args.repeats)
-    text = json.dumps({"bench": "load", "rows": [row]})
-    if args.json == "-":
-        print(text)
+    if _report.handed_in({"bench": "load", "rows": [row]}, args.json):
         return 0
-    if args.json:
-        Path(args.json).write_text(text, "utf-8")
     columns = {
         "plain s": ("plain_seconds", ".2f"),
         "probe s": ("probe_seconds", ".2f"),
@@ -190,8 +186,7 @@ def main() -> int:
         "probe MiB": ("probe_peak_mib", ".0f"),
         "memory": ("ratio_memory", ".2f"),
     }
-    print(f"{'case':10}" + "".join(f"{title:>11}" for title in columns))
-    print(f"{row['case']:10}" + "".join(f"{row[key]:11{form}}" for key, form in columns.values()))
+    print(_report.table([row], "case", columns))
     return 0
 
 

@@ -8,10 +8,8 @@ medians compared: `ratio` is probe / plain, `capture` the same for the passes al
 memory is the largest resident size seen during one probe minus the size before it.
 """
 
-import argparse
 import ctypes
 import gc
-import json
 import statistics
 import sys
 import threading
@@ -28,6 +26,7 @@ import psutil
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from bench import _report
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.circuits.schema import Prompt
@@ -223,8 +222,7 @@ def measure(loaded: LoadedModel, prepared: Prepared, request: ProbeRequest, repe
 
 def main() -> int:
     """Measure both models and print a table, or one JSON object instead; with a file, both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
+    parser = _report.options(__doc__)
     parser.add_argument("--repeats", type=int, default=15, help="repetitions with the shipped model")
     parser.add_argument("--large-repeats", type=int, default=3, help="repetitions with the model of 0.6B shape")
     parser.add_argument("--only", choices=("mini", "large"))
@@ -237,12 +235,8 @@ def main() -> int:
                 rows.append({"case": name} | measure(*build(), repeats))
             except PprobeError as error:
                 rows.append({"case": name, "skipped": str(error)})
-    text = json.dumps({"bench": "probe", "rows": rows})
-    if args.json == "-":
-        print(text)
+    if _report.handed_in({"bench": "probe", "rows": rows}, args.json):
         return 0
-    if args.json:
-        Path(args.json).write_text(text, "utf-8")
     columns = {
         "plain s": ("plain_seconds", ".3f"),
         "probe s": ("probe_seconds", ".3f"),

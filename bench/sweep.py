@@ -10,8 +10,6 @@ scaled. Each way's numbers are compared with those of `one by one`. TransformerL
 where they are installed, `one by one` is also done with them (sweep_others.py). Times are processor seconds.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench import _report
 from bench.probe import large
 from bench.sweep_others import other_ways, versions
 from pprobe_core.errors import PprobeError
@@ -167,8 +166,7 @@ def measure(case: str, loaded: LoadedModel, n_edits: int, n_prompts: int, length
 
 def main() -> int:
     """Measure both models and print a table, or one JSON object instead; with a file, both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", nargs="?", const="-", help="file for the numbers, or - (or nothing) for the output")
+    parser = _report.options(__doc__)
     parser.add_argument("--only", choices=("mini", "large"))
     parser.add_argument("--model", default="mini-qwen3", help="shipped id or folder measured as `mini`")
     parser.add_argument("--edits", type=int, default=150)
@@ -189,12 +187,8 @@ def main() -> int:
             rows.append({"case": case} | measure(case, loaded, args.edits, n_prompts, args.length, repeats))
         except PprobeError as error:
             rows.append({"case": case, "skipped": str(error)})
-    text = json.dumps({"bench": "sweep", "rows": rows})
-    if args.json == "-":
-        print(text)
+    if _report.handed_in({"bench": "sweep", "rows": rows}, args.json):
         return 0
-    if args.json:
-        Path(args.json).write_text(text, "utf-8")
     for row in rows:
         if "skipped" in row:
             print(f"{row['case']}: skipped: {row['skipped']}")
