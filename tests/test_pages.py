@@ -192,7 +192,8 @@ def test_a_ranking_orders_the_table_and_says_its_question(open_page: Open, finis
 
 def test_the_changed_pieces_of_a_pair_are_marked(open_page: Open, finished: Path) -> None:
     app = calm(open_page("probe", finished))
-    chips = [element.proto.body for element in app.get("html")]
+    bodies = [element.proto.body for element in app.get("html")]
+    chips = [body for body in bodies if body.startswith("<div")]  # the others are the page's style
     assert len(chips) == 2
     assert all("#C45FB5" in body for body in chips)
 
@@ -229,7 +230,7 @@ def test_compare_lays_two_runs_side_by_side(open_page: Open, finished: Path) -> 
     assert set(table.value.loc["Coupling"]) == {words.COUPLINGS["plain"]}
     assert charts_on(app) == 1
     app.segmented_control(key="overlay").set_value("ffn_skip").run()
-    assert "FFN/Skip ratio by depth" in words_on(calm(app))
+    assert "FFN/Skip ratio: the two prompts differ most at" in words_on(calm(app))
 
 
 def test_compare_says_how_many_top_neurons_two_runs_share(open_page: Open, finished: Path) -> None:
