@@ -10,12 +10,15 @@ results file at the end; growth of the server's resident memory. Memory counts a
 through all samples. Ends with 1 when something broke, was lost, or grew by more than a tenth.
 """
 
+import contextlib
 import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +42,8 @@ CIRCUITS = ("safety_refusal", "language", "sycophancy", "factual_recall")
 SAMPLE_SECONDS = 2.0
 ALLOWED_GROWTH = 1.10
 BROKEN = ("Something unexpected happened", "The results file cannot be used")
-OPTIONS = (
-    '[data-testid="stMain"] [data-testid="stBaseButton-segmented_control"], [data-testid="stMain"] details summary'
-)
+OPTIONS = ':is([data-testid="stBaseButton-segmented_control"], details summary):visible'
+CLICK = 8_000  # ms until a click is given up: what stood there may have been drawn anew
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Visitor:
         """A choice or a fold on the page, where there is one."""
         found = self.page.get_by_test_id("stMain").locator(OPTIONS)
         if n := found.count():
-            found.nth(self.chance.randrange(n)).click()
+            found.nth(self.chance.randrange(n)).click(timeout=CLICK)
             self.page.wait_for_timeout(300)
 
     def reload(self, url: str, seen: Seen) -> None:
@@ -105,14 +107,15 @@ class Visitor:
         self.page.goto(f"{url}/dose")
         self.page.wait_for_selector(IDLE)
         doses = (1 + len(seen.sweeps), 300 + self.chance.randrange(1_000))
-        self.page.get_by_role("button", name="Advanced").or_(
-            self.page.get_by_text("Advanced", exact=True)
-        ).first.click()
-        self.page.locator(".st-key-sweep_doses input").fill(", ".join(map(str, doses)))
-        self.page.keyboard.press("Enter")
+        self.page.get_by_test_id("stMain").locator("details summary:visible").filter(has_text="Advanced").first.click(
+            timeout=CLICK
+        )
+        numbers = self.page.locator(".st-key-sweep_doses input").last
+        numbers.fill(", ".join(map(str, doses)), timeout=CLICK)
+        numbers.press("Enter")
         self.page.wait_for_timeout(300)
         self.page.wait_for_selector(IDLE)
-        self.page.locator(".st-key-sweep_button button:enabled").last.click()
+        self.page.locator(".st-key-sweep_button button:enabled").last.click(timeout=CLICK)
         self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
         seen.sweeps.append(doses)
 
@@ -135,28 +138,44 @@ def visitors_of(browser: Browser, n: int, seed: int) -> list[Visitor]:
             reduced_motion="reduce",
         )
         page = context.new_page()
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(60_000)
         made.append(Visitor(i, page, random.Random(f"{seed}/{i}")))
     return made
 
 
+@contextlib.contextmanager
+def sampled(server: int) -> Iterator[list[tuple[float, float]]]:
+    """(minute, resident MiB) of a process, growing until the block ends."""
+    memory: list[tuple[float, float]] = []
+    process, started, over = psutil.Process(server), time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            memory.append(((time.monotonic() - started) / 60, process.memory_info().rss / 2**20))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
 def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen, list[tuple[float, float]]]:
     """Let the visitors walk; what they saw, and (minute, resident MiB) of the server."""
-    seen, memory, process = Seen(), [], psutil.Process(server)
-    with sync_playwright() as playwright:
+    seen = Seen()
+    with sampled(server) as memory, sync_playwright() as playwright:
         browser = launch(playwright)
         if browser is None:
             raise SystemExit("There is no Chromium or Chrome for the visitors.")
         visitors = visitors_of(browser, n, seed)
-        started = sampled = time.monotonic()
+        started = time.monotonic()
         for visitor in visitors:
             visitor.open(url, seen)
         while (now := time.monotonic()) - started < 60 * minutes:
             for visitor in visitors:
                 visitor.step(url, seen)
-                if time.monotonic() - sampled >= SAMPLE_SECONDS:
-                    sampled = time.monotonic()
-                    memory.append(((sampled - started) / 60, process.memory_info().rss / 2**20))
             if now - started > 20 and len(seen.errors) > 20:
                 break
         idle = visitors[0].page
