@@ -3,7 +3,7 @@
 import re
 
 # A term with its definition as the link's title; see ui/terms.py.
-TERM = re.compile(r'\[((?:[^\]\\]|\\.)*)\]\(glossary#[a-z0-9-]+ "(?:[^"\\]|\\.)*"\)')
+TERM = re.compile(r'(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]\(glossary#[a-z0-9-]+ "(?:[^"\\]|\\.)*"\)')
 
 
 def without_terms(text: str) -> str:

@@ -202,7 +202,8 @@ def test_the_same_command_again_finds_the_sweep_without_computing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     document = swept("dose")
-    monkeypatch.setattr(jobs_module.Jobs, "_models", lambda _: pytest.fail("a model was asked for"))
+    capsys.readouterr()  # what computing it said, where this test runs alone
+    monkeypatch.setattr(jobs_module.Jobs, "models", lambda _: pytest.fail("a model was asked for"))
     assert here("sweep", "dose", "--run", run_id[:6], "--db", db, "--json", *SWEEPS["dose"]) == 0
     assert json.loads(capsys.readouterr().out) == document
 
@@ -261,7 +262,7 @@ def test_the_report_of_a_sweep_says_what_was_edited_and_what_it_did(
     document = swept(kind)
     assert here("sweep", "show", document["sweep_id"][:8], "--db", db) == 0
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 50
     expected = [
         document["sweep_id"],
         "Stage: ",

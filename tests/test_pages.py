@@ -110,7 +110,10 @@ def test_without_a_run_every_page_says_what_to_do(open_page: Open, page: str) ->
     assert charts_on(app) == 0
 
 
-def test_an_empty_results_file_gets_a_real_first_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_results_file_without_recorded_results_gets_a_real_first_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PPROBE_RECORDED", "0")
     monkeypatch.setenv("PPROBE_DB", str(tmp_path / "new.duckdb"))
     backend.open_workplace()
     (job,) = backend.jobs().list()

@@ -18,8 +18,12 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
+from pprobe_core.circuits import own_sets
+from pprobe_core.circuits.importing import read_table
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.pairing import guess_columns, make_pairs
+from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import ProbeRequest
-from ui import backend
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for folder in ("pprobe_core", "ui", "pages") for p in (ROOT / folder).rglob("*.py"))
@@ -158,13 +162,26 @@ def test_hostile_values_in_an_address_are_dropped_or_said_in_words(open_page, va
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.csv", "<script>.jsonl", "x" * 300 + ".csv", "con\x00.csv", "‮gpj.csv", "😀.csv"]
+    "name",
+    ["../../evil.csv", "<script>.jsonl", "x" * 300 + ".csv", "con\x00.csv", "\u202egpj.csv", "😀.csv", "....", ""],
 )
-def test_an_uploaded_name_never_leaves_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_a_prompt_set_never_leaves_its_folder_whatever_its_title(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.setenv("PPROBE_CACHE", str(tmp_path))
-    kept = backend.keep_upload(name, b"original,perturbed\na,b\n")
-    assert kept.parent == tmp_path / "prompts"
-    assert re.fullmatch(r"[\w-]{1,40}-[0-9a-f]{12}\.(csv|jsonl)", kept.name)
+    table = read_table("questions.csv", b"original,perturbed\nOne plus one?,One plus two?\nTwo?,Three?\n")
+    circuit = load_circuit("sycophancy")
+    made = make_pairs(table, guess_columns(table, circuit), circuit)
+    try:
+        kept = own_sets.add_set(circuit, name, made, own_sets.Origin("upload", name))
+    except BadRequest:  # an empty title is refused
+        assert not name.strip()
+        return
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert all(path.parent == tmp_path / "prompt_sets" for path in files)
+    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in files), files
+    assert own_sets.find_set(kept.name).title
 
 
 # -- the connection --
