@@ -30,11 +30,13 @@ def pool() -> ModelPool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, pool: ModelPool) -> Path:
-    """A results file with one whole comparison, sweeps included; windows at one strength, which is enough here."""
+    """A results file with one whole comparison, sweeps included; few strengths and doses, which are enough here."""
     path = tmp_path_factory.mktemp("compared") / "runs.duckdb"
     jobs = Jobs(Store(path), pool)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plans, "RELATIVE_STRENGTHS", (1.0,))
+        patch.setattr(plans, "DOSES", (1, 50))
+        patch.setattr(plans, "threshold_doses", lambda _: ())
         status = jobs.wait(jobs.submit(REQUEST), 300)
     jobs.close()
     assert (status.state, status.error) == ("done", None)
@@ -180,7 +182,11 @@ def test_a_short_job_does_not_wait_for_a_whole_comparison(jobs: Jobs) -> None:
     assert jobs.wait(comparison, 120).state == "done"
 
 
-def test_a_model_that_cannot_be_run_is_named_and_the_others_go_on(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_run_is_named_and_the_others_go_on(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "DOSES", (1, 50))
+    monkeypatch.setattr(plans, "threshold_doses", lambda _: ())
     folder = tmp_path / "experts"
     random_model(tiny_config("mixtral")).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
