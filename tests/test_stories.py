@@ -128,6 +128,8 @@ def main(page: Page) -> str:
 
 def test_a_first_visit_shows_an_explained_result_on_every_page(browser: Browser, server: Server) -> None:
     context = visitor(browser, server, toured=False)
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
     page = context.new_page()
     page.goto("/")
     expect(page.get_by_role("heading", name="Safety refusal in mini-qwen3")).to_be_visible(timeout=PATIENCE)
@@ -151,6 +153,10 @@ def test_a_first_visit_shows_an_explained_result_on_every_page(browser: Browser,
         expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=PATIENCE)
         settled(page)
         assert "No run yet" not in main(page), name
+    outside = [
+        url for url in asked if not url.startswith((server.url, server.url.replace("http", "ws"), "data:", "blob:"))
+    ]
+    assert not outside, "something was asked of another server"
     context.close()
 
 

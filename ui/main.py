@@ -6,9 +6,11 @@ import streamlit as st
 
 from ui import exports, login, presenter, sharing, shell, tour
 
-st.set_page_config(page_title="pprobe", layout="wide", initial_sidebar_state="auto")
+HERE = Path(__file__).parent
+# The icon is a file of ours: for a named one the browser would ask another server.
+st.set_page_config(page_title="pprobe", page_icon=HERE / "icon.svg", layout="wide", initial_sidebar_state="auto")
 
-st.logo(str(Path(__file__).with_name("logo.svg")), size="large")
+st.logo(str(HERE / "logo.svg"), size="large")
 page = st.navigation(
     sections := {
         "Explore": [
