@@ -51,3 +51,8 @@ def recorded_store(recorded_file: Path, tmp_path: Path) -> Iterator["Store"]:
     shutil.copy(recorded_file, path)
     with Store(path) as store:
         yield store
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that drive a browser come first: they wait a lot, and as the last ones they would leave a process idle."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
