@@ -154,11 +154,12 @@ def test_hostile_prompts_and_file_names_stay_text(open_page, hostile_run: tuple[
     check_text_only(open_page(page, run=hostile_run[1]))
 
 
-@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_values_in_an_address_are_dropped_or_said_in_words(open_page, value: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "name"), [("start", name) for name in HOSTILE] + [("probe", "markup"), ("compare", "markup")]
+)
+def test_hostile_values_in_an_address_are_dropped_or_said_in_words(open_page, page: str, name: str) -> None:
     names = ("model", "circuit", "prompts", "run", "sweep", "ranking", "models", "circuits", "view", "layer", "prompt")
-    for page in ("start", "probe", "compare"):
-        check_text_only(open_page(page, **dict.fromkeys(names, value)))
+    check_text_only(open_page(page, **dict.fromkeys(names, HOSTILE[name])))
 
 
 @pytest.mark.parametrize(
