@@ -54,5 +54,5 @@ def recorded_store(recorded_file: Path, tmp_path: Path) -> Iterator["Store"]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that drive a browser come first: they wait a lot, and as the last ones they would leave the other processes idle."""
+    """Files that drive a browser come first: they wait a lot, and as the last ones they would leave cores idle."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)
