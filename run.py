@@ -35,8 +35,8 @@ CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
     ("types", ["mypy"]),
-    # Three processes: those that drive a browser wait a lot. Files in the order tests/conftest.py gives them.
-    ("tests", ["pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]),
+    # Two processes: the suite in about half the time. Files in the order tests/conftest.py gives them.
+    ("tests", ["pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]),
 )
 
 
