@@ -26,18 +26,8 @@ with st.container(border=True, key="pickers"):
     model_column, circuit_column, prompts_column, button_column = st.columns(
         [3, 3, 3, 1.4], vertical_alignment="bottom"
     )
-    titles = models.choices()
-    model = st.session_state["model"]
-    model_column.selectbox(
-        "Model",
-        list(titles) if model in titles else [*titles, model],
-        key="model",
-        format_func=lambda m: titles.get(m, m),
-        help=words.HELP["model"],
-        accept_new_options=True,
-        on_change=new_model,
-        persist_state="session",
-    )
+    with model_column:
+        models.picker("Model", words.HELP["model"], on_change=new_model)
     circuit_column.selectbox(
         "Behaviour",
         list(shell.circuits()),

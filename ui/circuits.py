@@ -307,17 +307,7 @@ def step_name() -> None:
 def step_first_words() -> None:
     """Target and control strings, with what the chosen model makes of them."""
     state = st.session_state
-    titles = models.choices()
-    model = state["model"]
-    st.selectbox(
-        "Model to try it on",
-        list(titles) if model in titles else [*titles, model],
-        key="model",
-        format_func=lambda m: titles.get(m, m),
-        help=words.HELP["edit_model"],
-        accept_new_options=True,
-        persist_state="session",
-    )
+    models.picker("Model to try it on", words.HELP["edit_model"])
     st.checkbox(
         "Every pair has right answers of its own",
         key="edit_per_pair_observable",

@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from pprobe_core.errors import BadRequest
+from ui import shell
 
 
 def require_login() -> None:
@@ -30,7 +31,7 @@ def require_login() -> None:
             st.logout,
         )
     with st.sidebar:
-        st.caption(f"Logged in as {_plain(str(user.get('email') or user.get('name') or 'somebody'))}")
+        st.caption(f"Logged in as {shell.escaped(str(user.get('email') or user.get('name') or 'somebody'))}")
         st.button("Log out", key="log_out", on_click=st.logout, help="End the session of this account in this browser.")
 
 
@@ -68,8 +69,3 @@ def _card(title: str, text: str, label: str, action: Any) -> None:
         st.text(text)
         st.button(label, key="login_button", type="primary", on_click=action, help="Goes to your organisation's login.")
     st.stop()
-
-
-def _plain(text: str) -> str:
-    """A name as it can stand in Markdown."""
-    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>#$|~:" else sign for sign in text)

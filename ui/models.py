@@ -1,6 +1,6 @@
 """The model picker's choices, and the card of a model that does not come with the product: before it is fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -20,6 +20,21 @@ SHORT = ("Download", "Memory", "Licence")  # facts that stand first, side by sid
 def choices() -> Mapping[str, str]:
     """What the picker offers: shipped models first, then the catalogue with sizes. Anything else can be typed."""
     return shell.model_titles() | {m.id: card.known_line(m) for m in known_models().values()}
+
+
+def picker(label: str, help_text: str, on_change: Callable[[], None] | None = None) -> None:
+    """The model that all pages share; one that is not in the list can be typed, and stays in it while it is chosen."""
+    titles, chosen = choices(), st.session_state["model"]
+    st.selectbox(
+        label,
+        list(titles) if chosen in titles else [*titles, chosen],
+        key="model",
+        format_func=lambda m: titles.get(m, m),
+        help=help_text,
+        accept_new_options=True,
+        on_change=on_change,
+        persist_state="session",
+    )
 
 
 def looked_at(model: str) -> Preflight | str | None:

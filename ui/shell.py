@@ -360,8 +360,9 @@ def show_run(run_id: str) -> None:
     request = store().run(run_id).request
     asked = {key: str(getattr(request, key)) for key in ("model", "circuit", "prompts", "coupling", "thinking")}
     asked["circuit"] = asked["circuit"].partition("@")[0]  # the pickers offer an own circuit as it is now
+    known = selections()
     for key, value in asked.items():
-        if selections()[key].accepts(value):
+        if known[key].accepts(value):
             state[key] = value
     state["limit"], state["seed"] = request.limit or 0, request.seed
     # A harvest belongs to its run; the pickers ask for strings that a person gave.

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pprobe_core import recording, reproduction, settings
+from pprobe_core import settings
 from pprobe_core.cli.following import finished, worker
 from pprobe_core.cli.output import say, table, write_answer
 from pprobe_core.cli.runs import results_file
 from pprobe_core.errors import BadRequest
-from pprobe_core.reproduction import Agreement
 from pprobe_core.store import Store
 from pprobe_core.store.plain import records
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # charts come with these; `--help` and the listings must not wait for them
     from pprobe_core.jobs import Jobs
+    from pprobe_core.recording import RecordedSet
+    from pprobe_core.reproduction import Agreement
 
 AGREES, DIFFERS = 0, 1
 SHOWN = 12  # rows that differ, in a text
@@ -52,6 +53,8 @@ def list_recorded(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     """`recorded build`: compute everything the plan names and write the set. With --db it goes on where it stopped."""
+    from pprobe_core import recording
+
     with _bench(options.db) as jobs:
         there = recording.build(jobs, lambda request: finished(jobs, request), options.out.expanduser())
     say(
@@ -63,6 +66,8 @@ def build(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """`recorded check`: today's ids against the recorded ones, then some results computed again, number by number."""
+    from pprobe_core import recording
+
     there = _there(options)
     identities = recording.check_identities(there)
     with Store(":memory:") as store:
@@ -100,6 +105,8 @@ def check(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> int:
     """`recorded load`: bring the recorded results into a results file, those deleted before included."""
+    from pprobe_core import recording
+
     _there(options)
     with Store(results_file(options)) as store:
         runs, sweeps = recording.load_recorded(store, again=True)
@@ -121,6 +128,8 @@ def remove(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """`reproduce FILE`: compute a run or sweep again from its reproduce.json; 0 when it agrees, 1 when not."""
+    from pprobe_core import reproduction
+
     document = reproduction.read_document(options.file.expanduser())
     with tempfile.TemporaryDirectory(prefix="pprobe-reproduce-") as folder, _bench(None) as jobs:
         found = reproduction.reproduce(
@@ -141,7 +150,7 @@ def reproduce(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------------------------------------- how it reads
 
 
-def agreement_json(found: Agreement) -> dict[str, Any]:
+def agreement_json(found: "Agreement") -> dict[str, Any]:
     """An agreement as JSON: whether it agrees, every row, what else is not the same."""
     return {
         "title": found.title,
@@ -152,7 +161,7 @@ def agreement_json(found: Agreement) -> dict[str, Any]:
     }
 
 
-def agreement_text(found: Agreement) -> str:
+def agreement_text(found: "Agreement") -> str:
     """An agreement in words: a line per quantity, then the rows that differ."""
     lines = [found.title[:1].upper() + found.title[1:], ""]
     counted = found.by_what()
@@ -185,7 +194,9 @@ def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _there(options: argparse.Namespace) -> recording.RecordedSet:
+def _there(options: argparse.Namespace) -> "RecordedSet":
+    from pprobe_core import recording
+
     there = recording.recorded_set()
     if there is None:
         raise BadRequest(f"Nothing is recorded in {settings.RECORDED}. `recorded build` computes and writes the set.")
