@@ -25,13 +25,13 @@ from pprobe_core.interventions.requests import default_request
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
+from tests.app_pages import MAIN, open_app
 from tests.page_words import without_terms
 from ui import backend, shell, sweeps, tables, words
 
 ROOT = Path(__file__).resolve().parent.parent
-MAIN = ROOT / "ui" / "main.py"
 SWEEP_PAGES = ("dose", "window", "controls")
-PAGES = {name: f"../pages/{name}.py" for name in ("probe", *SWEEP_PAGES, "runs", "glossary")} | {"start": None}
+PAGES = ("probe", *SWEEP_PAGES, "runs", "glossary", "start")
 SAFETY = ProbeRequest(model="mini-qwen3", circuit="safety_refusal")
 LANGUAGE = ProbeRequest(model="mini-qwen3", circuit="language", limit=12)
 
@@ -62,12 +62,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]
         monkeypatch.setenv("PPROBE_DB", str(path))
         st.cache_data.clear()
         st.cache_resource.clear()
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        if PAGES[page]:
-            app.switch_page(PAGES[page])
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

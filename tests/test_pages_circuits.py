@@ -16,8 +16,9 @@ from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.cli import main
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.probing.types import ProbeRequest
+from tests.app_pages import open_app
 from tests.test_own_circuits import GREETING, changed
-from tests.test_pages import MAIN, calm, words_on
+from tests.test_pages import calm, words_on
 
 Open = Callable[..., AppTest]
 N_PAIRS = 12
@@ -33,12 +34,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]
     st.cache_resource.clear()
 
     def opened(page: str = "circuits", **address: str) -> AppTest:
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        if page != "start":
-            app.switch_page(f"../pages/{page}.py")
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

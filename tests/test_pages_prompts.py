@@ -22,7 +22,8 @@ from pprobe_core.coupling_charts import coupling_sums, coupling_title, couplings
 from pprobe_core.probing.strings import parse_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
-from tests.test_pages import MAIN, calm, charts_on, words_on
+from tests.app_pages import open_app
+from tests.test_pages import calm, charts_on, words_on
 from tests.tiny_models import edit_json, write_tiny_model
 from ui import shell, tables
 
@@ -59,12 +60,7 @@ def probe_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
         monkeypatch.setenv("PPROBE_DB", str(path))
         st.cache_data.clear()
         st.cache_resource.clear()
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        if page != "start":
-            app.switch_page(f"../pages/{page}.py")
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

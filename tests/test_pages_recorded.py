@@ -12,9 +12,9 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import jobs as core_jobs
 from pprobe_core import settings
 from pprobe_core.probing.types import ProbeRequest
+from tests.app_pages import open_app
 from ui import backend
 
-MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
 BADGE = ":gray-badge[:material/history: Recorded]"
 MATH = ProbeRequest(model="mini-qwen3", circuit="math")
 
@@ -31,12 +31,7 @@ def open_page(recorded_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             shutil.copy(recorded_file, path)
         monkeypatch.setenv("PPROBE_DB", str(path))
         st.cache_data.clear()
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        if page != "start":
-            app.switch_page(f"../pages/{page}.py")
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

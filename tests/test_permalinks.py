@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import jobs as core_jobs
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
+from tests.app_pages import open_app
 from ui import shell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,11 +31,7 @@ def open_link(recorded_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def opened(page: str, **address: str) -> AppTest:
         st.cache_data.clear()
-        app = AppTest.from_file(str(ROOT / "ui" / "main.py"), default_timeout=90)
-        for key, value in address.items():
-            app.query_params[key] = value
-        app.switch_page(f"../pages/{page}.py")
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

@@ -18,9 +18,9 @@ from pprobe_core.playground import Ask, Change, Reply, TokenChance, Written
 from pprobe_core.playground.difference import word_difference
 from pprobe_core.playground.finding import headline, logit_sentence
 from pprobe_core.store import Store
+from tests.app_pages import open_app
 from ui import playground as parts
 
-MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
 MODEL = "mini-qwen3"
 
 Open = Callable[..., AppTest]
@@ -42,11 +42,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Open:
 
     def opened(file: Path = workplace, wait: bool = True, **address: str) -> AppTest:
         monkeypatch.setenv("PPROBE_DB", str(file))
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        app.switch_page("../pages/playground.py")
-        app.run()
+        app = open_app("playground", **address)
         return answered(app) if wait else app
 
     return opened

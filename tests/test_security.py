@@ -24,6 +24,7 @@ from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.pairing import guess_columns, make_pairs
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import ProbeRequest
+from tests.app_pages import open_app
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for folder in ("pprobe_core", "ui", "pages") for p in (ROOT / folder).rglob("*.py"))
@@ -126,12 +127,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, hostile_run: tuple[Path, str]) ->
         monkeypatch.setenv("PPROBE_DB", str(hostile_run[0]))
         st.cache_data.clear()
         st.cache_resource.clear()
-        app = AppTest.from_file(str(ROOT / "ui" / "main.py"), default_timeout=60)
-        for key, value in address.items():
-            app.query_params[key] = value
-        if page != "start":
-            app.switch_page(f"../pages/{page}.py")
-        return app.run()
+        return open_app(page, **address)
 
     yield opened
     core_jobs.close()

@@ -11,10 +11,10 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
+from tests.app_pages import MAIN, open_app
 from ui import presenter, tour
 
 ROOT = Path(__file__).resolve().parent.parent
-MAIN = ROOT / "ui" / "main.py"
 
 
 @pytest.fixture
@@ -27,15 +27,6 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     core_jobs.close()
 
 
-def opened(page: str = "", **address: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    for key, value in address.items():
-        app.query_params[key] = value
-    if page:
-        app.switch_page(page)
-    return app.run()
-
-
 def step_shown(app: AppTest) -> int:
     """The step whose card is there, 0 without one."""
     assert not app.exception
@@ -45,7 +36,7 @@ def step_shown(app: AppTest) -> int:
 
 @pytest.mark.usefixtures("results")
 def test_a_first_visit_is_led_through_three_pages_and_can_be_led_again() -> None:
-    app = opened()
+    app = open_app()
     for step in range(1, len(tour.STEPS)):
         assert step_shown(app) == step
         app.button(key="tour_next").click().run()
@@ -62,7 +53,7 @@ def test_a_first_visit_is_led_through_three_pages_and_can_be_led_again() -> None
 
 @pytest.mark.usefixtures("results")
 def test_whoever_follows_a_link_to_a_result_is_not_stopped_by_the_tour() -> None:
-    app = opened("../pages/probe.py")
+    app = open_app("probe")
     assert step_shown(app) == 0
     app.button(key="tour_start")  # it is offered all the same
 
@@ -73,7 +64,7 @@ def test_the_browser_keeps_the_place_and_nonsense_is_a_first_visit(
     monkeypatch: pytest.MonkeyPatch, kept: str, step: int
 ) -> None:
     monkeypatch.setattr(type(st.context), "cookies", {tour.COOKIE: kept})
-    app = opened()
+    app = open_app()
     assert step_shown(app) == step
     assert bool([b for b in app.main.button if b.key == "tour_go"]) == (step == 2)  # the card is not on its page
 
@@ -89,7 +80,7 @@ def test_every_step_names_things_that_stand_on_its_page() -> None:
 
 @pytest.mark.usefixtures("results")
 def test_the_presenter_view_stays_over_pages_until_it_is_left() -> None:
-    app = opened(present="1")
+    app = open_app(present="1")
     assert step_shown(app) == 0
     assert app.button(key="present_back").disabled
     app.button(key="present_next").click().run()
@@ -104,7 +95,7 @@ def test_the_presenter_view_stays_over_pages_until_it_is_left() -> None:
 
 @pytest.mark.usefixtures("results")
 def test_a_wrong_value_in_the_address_does_not_turn_the_presenter_view_on() -> None:
-    app = opened(present="<script>")
+    app = open_app(present="<script>")
     assert not [button for button in app.button if button.key == "present_next"]
     assert "present" not in app.query_params
 
