@@ -12,16 +12,13 @@ more as after any click. `cpu`: the processor time of the warm one, which other 
 script has ended and every chart is drawn.
 """
 
-import contextlib
 import logging
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +34,7 @@ from streamlit.testing.v1 import AppTest  # noqa: E402
 from bench import _report, large_store  # noqa: E402
 from pprobe_core import jobs  # noqa: E402
 from pprobe_core.store import Store  # noqa: E402
-from tests.test_browser import answers, launch  # noqa: E402
+from tests.browsing import Server, launch  # noqa: E402
 from ui import backend, words  # noqa: E402
 
 FAILED = ":material/info:"  # of the card that stands in for a page (shell.message_page)
@@ -117,44 +114,20 @@ def drawn_seconds(page: Page, url: str) -> float:
     return time.perf_counter() - started
 
 
-@contextlib.contextmanager
-def dashboard(db: Path, folder: Path, recorded: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A dashboard of its own on this results file, and its process; its log is folder/server.log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"PPROBE_DB": str(db), "PPROBE_CACHE": str(folder)}
-    environment["PPROBE_RECORDED"] = str(int(recorded))
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 120
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"The dashboard did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.3)
-        yield url, server
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
 def add_drawn(rows: Sequence[dict[str, Any]], chosen: Sequence[Opening], db: Path, repeats: int) -> None:
     """Measure every opening in Chromium; the first visit of each only warms the server."""
-    with tempfile.TemporaryDirectory() as folder, dashboard(db, Path(folder)) as (url, _), sync_playwright() as play:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(Path(folder), db, recorded=False) as server,
+        sync_playwright() as play,
+    ):
         browser = launch(play)
         if browser is None:
             raise SystemExit("There is no Chromium or Chrome to open the pages with.")
         page = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900}).new_page()
         page.set_default_timeout(240_000)
         for row, opening in zip(rows, chosen, strict=True):
-            times = [drawn_seconds(page, url + opening.address) for _ in range(repeats + 1)]
+            times = [drawn_seconds(page, server.url + opening.address) for _ in range(repeats + 1)]
             row["drawn_ms"] = 1000 * statistics.median(times[1:])
         browser.close()
 

@@ -32,10 +32,10 @@ from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 from playwright.sync_api import Error as BrowserError  # noqa: E402
 
 from bench import _report  # noqa: E402
-from bench.pages import IDLE, dashboard  # noqa: E402
+from bench.pages import IDLE  # noqa: E402
 from pprobe_core.interventions.types import SweepRequest  # noqa: E402
 from pprobe_core.store import Store  # noqa: E402
-from tests.test_browser import launch  # noqa: E402
+from tests.browsing import Server, launch  # noqa: E402
 
 PAGES = [path.stem for path in sorted((ROOT / "pages").glob("*.py"))]
 CIRCUITS = ("safety_refusal", "language", "sycophancy", "factual_recall")
@@ -223,9 +223,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder) / "soak.duckdb"
-        with dashboard(db, Path(folder), recorded=True) as (url, server):
-            seen, memory = walk(url, server.pid, args.minutes, args.visitors, args.seed)
-        log = (Path(folder) / "server.log").read_text("utf-8", errors="replace")
+        with Server(Path(folder), db) as server:
+            seen, memory = walk(server.url, server.process.pid, args.minutes, args.visitors, args.seed)
+        log = server.log
         lost, n_found = lost_of(db, seen.sweeps)
     tracebacks = log.count("Traceback (most recent call last)")
     numbers = {

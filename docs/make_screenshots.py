@@ -8,15 +8,9 @@ light and dark, in three widths and as a presenter sees it, for a person to look
 import argparse
 import contextlib
 import io
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -33,7 +27,7 @@ from pprobe_core.comparison import CompareRequest  # noqa: E402
 from pprobe_core.interventions.requests import default_request  # noqa: E402
 from pprobe_core.interventions.types import SweepKind  # noqa: E402
 from pprobe_core.probing.types import ProbeRequest  # noqa: E402
-from tests.test_browser import launch  # noqa: E402
+from tests.browsing import Server, launch  # noqa: E402
 from ui import tour  # noqa: E402
 
 Theme = Literal["light", "dark"]
@@ -75,14 +69,14 @@ def main() -> None:
         if options.results:
             shutil.copy(options.results, path)
         runs = {} if options.walk and options.results else compute(path)
-        with dashboard(path) as url, sync_playwright() as playwright:
+        with Server(Path(folder), path) as server, sync_playwright() as playwright:
             browser = launch(playwright)
             if browser is None:
                 sys.exit("There is no Chromium or Chrome to take the pictures with.")
             if options.walk:
-                walk(browser, url, options.walk, options.only.split(",") if options.only else None)
+                walk(browser, server.url, options.walk, options.only.split(",") if options.only else None)
             else:
-                pictures_of_the_readme(browser, url, runs, options.out)
+                pictures_of_the_readme(browser, server.url, runs, options.out)
 
 
 def pictures_of_the_readme(browser: Browser, url: str, runs: dict[tuple[str, str], str], out: Path) -> None:
@@ -133,29 +127,6 @@ def compute(path: Path) -> dict[tuple[str, str], str]:
         sys.exit(f"The comparison did not finish: {comparison.error}")
     jobs.close()
     return found
-
-
-@contextlib.contextmanager
-def dashboard(path: Path) -> Iterator[str]:
-    """A dashboard on the results file, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-    server = subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, env=os.environ | {"PPROBE_DB": str(path)}, stdout=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(300):
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=2)  # noqa: S310
-                break
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 def take(browser: Browser, url: str, file: Path, theme: Theme, width: int, height: int | None = None) -> None:

@@ -21,6 +21,8 @@ install_import_hook(["pprobe_core.models", "pprobe_core.probing", "pprobe_core.i
 from tests.tiny_models import write_tiny_model  # noqa: E402
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from pprobe_core.store import Store
 
 
@@ -51,6 +53,26 @@ def recorded_store(recorded_file: Path, tmp_path: Path) -> Iterator["Store"]:
     shutil.copy(recorded_file, path)
     with Store(path) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's browser or Playwright's own; without either the test is skipped, or fails where it must run."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browsing import launch
+
+    with sync_playwright() as playwright:
+        found = launch(playwright)
+        if found is None:
+            reason = (
+                "there is no Chromium or Chrome, and Playwright has not downloaded one (playwright install chromium)"
+            )
+            if os.environ.get("PPROBE_REQUIRE_BROWSER") == "1":
+                pytest.fail(f"PPROBE_REQUIRE_BROWSER=1, but {reason}")
+            pytest.skip(reason)
+        yield found
+        found.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

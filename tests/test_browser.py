@@ -4,111 +4,32 @@ Takes the system's Chromium or Chrome, else Playwright's own download. Without e
 PPROBE_REQUIRE_BROWSER=1 says that they must run.
 """
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browsing import Server
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parent.parent
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FIRST_RUN = "Safety refusal in mini-qwen3"
 PATIENCE = 240_000  # ms; seconds suffice on a free computer, but a shared one may be busy
 ROW_HEIGHT = 35  # of the tables, which are drawn on a canvas
 
 
-def launch(playwright: Playwright) -> Browser | None:
-    """The system's browser, else Playwright's own; None when there is neither."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    system = next((path for name in names if (path := shutil.which(name))), None)
-    for executable in [system, None] if system else [None]:
-        try:
-            return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        except PlaywrightError:
-            continue
-    return None
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        if found is None:
-            reason = (
-                "there is no Chromium or Chrome, and Playwright has not downloaded one (playwright install chromium)"
-            )
-            if os.environ.get("PPROBE_REQUIRE_BROWSER") == "1":
-                pytest.fail(f"PPROBE_REQUIRE_BROWSER=1, but {reason}")
-            pytest.skip(reason)
-        yield found
-        found.close()
-
-
 @pytest.fixture(scope="module")
 def dashboard(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a dashboard on an empty results file of its own."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    # Without recorded results: what is on screen was computed in front of the visitor.
-    environment = os.environ | {
-        "PPROBE_DB": str(folder / "pprobe.duckdb"), "PPROBE_CACHE": str(folder), "PPROBE_RECORDED": "0"
-    }  # fmt: skip
-    log = folder / "server.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        until = time.monotonic() + 60
-        while not answers(url):
-            assert server.poll() is None, f"the dashboard ended at once:\n{log.read_text()[-3000:]}"
-            assert time.monotonic() < until, f"the dashboard does not answer:\n{log.read_text()[-3000:]}"
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-    assert "Traceback" not in log.read_text()
+    """Address of a dashboard on an empty results file of its own.
 
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as response:
-            return response.read() == b"ok"
-    except (urllib.error.URLError, OSError):
-        return False
+    Without recorded results: what is on screen was computed in front of the visitor.
+    """
+    with Server(tmp_path_factory.mktemp("dashboard"), recorded=False) as server:
+        yield server.url
+    assert "Traceback" not in server.log
 
 
 @pytest.fixture

@@ -5,10 +5,6 @@ import csv
 import http.client
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +21,7 @@ from pprobe_core.circuits.pairing import guess_columns, make_pairs
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import ProbeRequest
 from tests.app_pages import open_app
+from tests.browsing import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for folder in ("pprobe_core", "ui", "pages") for p in (ROOT / folder).rglob("*.py"))
@@ -186,29 +183,11 @@ def test_a_prompt_set_never_leaves_its_folder_whatever_its_title(
 
 def test_only_its_own_pages_may_connect(tmp_path: Path) -> None:
     """A page of another site, or another name that points here, gets no connection; the dashboard's own does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"PPROBE_DB": str(tmp_path / "x.duckdb"), "PPROBE_CACHE": str(tmp_path)}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                status = connect(port, f"localhost:{port}", f"http://localhost:{port}")
-                break
-            except OSError:
-                assert time.monotonic() < until, "the server does not answer"
-                time.sleep(0.2)
-        assert status == 101
+    with Server(tmp_path, recorded=False) as server:
+        port = server.port
+        assert connect(port, f"localhost:{port}", f"http://localhost:{port}") == 101
         assert connect(port, f"evil.example:{port}", f"http://evil.example:{port}") == 403
         assert connect(port, f"localhost:{port}", "http://evil.example") == 403
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def connect(port: int, host: str, origin: str) -> int:

@@ -6,18 +6,14 @@
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.test_browser import PATIENCE, answers, charts_with_marks, choose, go_to, launch, settled
+from tests.browsing import Server
+from tests.test_browser import PATIENCE, charts_with_marks, choose, go_to, settled
 
 pytestmark = pytest.mark.browser
 
@@ -37,65 +33,11 @@ RESULT_PAGES = (
 )
 
 
-@dataclass
-class Server:
-    """A dashboard that can be killed and started again on the same results file."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] = field(init=False)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "server.log").read_text(errors="replace")
-
-    def start(self) -> None:
-        environment = os.environ | {"PPROBE_DB": str(self.folder / "runs.duckdb"), "PPROBE_CACHE": str(self.folder)}
-        with (self.folder / "server.log").open("a") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}"],
-                cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        until = time.monotonic() + 90
-        while not answers(self.url):
-            assert self.process.poll() is None, f"the dashboard ended at once:\n{self.log[-3000:]}"
-            assert time.monotonic() < until, f"the dashboard does not answer:\n{self.log[-3000:]}"
-            time.sleep(0.2)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        if found is None:
-            if os.environ.get("PPROBE_REQUIRE_BROWSER") == "1":
-                pytest.fail("PPROBE_REQUIRE_BROWSER=1, but there is no browser")
-            pytest.skip("there is no browser (playwright install chromium)")
-        yield found
-        found.close()
-
-
 @pytest.fixture(scope="module")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = Server(tmp_path_factory.mktemp("stories"), port)
-    running.start()
-    yield running
-    running.stop()
+    """A dashboard with the recorded results."""
+    with Server(tmp_path_factory.mktemp("stories")) as running:
+        yield running
     assert "Traceback" not in running.log, running.log[-3000:]
 
 
