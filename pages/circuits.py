@@ -7,7 +7,7 @@ from pprobe_core.circuits.library import MAX_FILE_BYTES, unreadable
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.wording import plural
-from ui import backend, circuits, models, shell, words
+from ui import backend, circuits, library, models, selection, shell, words
 
 
 @st.dialog("Delete this behaviour?")
@@ -73,7 +73,7 @@ def buttons(named: str, circuit: Circuit) -> None:
             icon=":material/content_copy:",
             help=words.HELP["copy_circuit"],
         ):
-            small = st.session_state["model"] in shell.model_titles()
+            small = st.session_state["model"] in library.model_titles()
             circuits.begin(editor.copy_of(circuit, "mini" if small else "general"), base=circuit.circuit_id)
             st.rerun()
         st.download_button(
@@ -115,7 +115,7 @@ def looking() -> None:
     own = [name for name, kind in kinds.items() if kind != "Comes with pprobe"]
     if not own:
         st.caption("You have none of your own yet. Start with a new one, or copy one below and change it.")
-    shell.start_at("circuit_looked_at", list(kinds), own[0] if own else st.session_state["circuit"])
+    selection.start_at("circuit_looked_at", list(kinds), own[0] if own else st.session_state["circuit"])
     named = st.selectbox(
         "Behaviour to look at",
         list(kinds),

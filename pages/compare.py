@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper
 from pprobe_core.store import job_id_of
 from pprobe_core.wording import plural
-from ui import comparing, exports, recorded, sharing, shell, words
+from ui import comparing, exports, library, recorded, selection, sharing, shell, words
 
 QUANTITIES = ("lens_after_ffn", "ffn", "attention", "skip", "ffn_skip")
 
@@ -55,12 +55,12 @@ view = st.segmented_control(
 )
 PER_CIRCUIT = ("layers", "neurons", "dose", "window", "alignment", "words")
 if view in PER_CIRCUIT:
-    shell.start_at("shown_circuit", circuits, circuits[0])
+    selection.start_at("shown_circuit", circuits, circuits[0])
     circuit = st.selectbox(
         "Behaviour",
         circuits,
         key="shown_circuit",
-        format_func=shell.circuit_title,
+        format_func=library.circuit_title,
         help=words.HELP["circuit"],
         width=420,
         persist_state="session",
@@ -132,7 +132,7 @@ elif view == "window":
     else:
         towards = rows["toward_other"].fillna(1).astype(float)
         strengths = sorted((rows["strength"] * towards).dropna().unique())
-        shell.start_at("compare_strength", strengths, min(strengths, key=lambda s: abs(s - 1)))
+        selection.start_at("compare_strength", strengths, min(strengths, key=lambda s: abs(s - 1)))
         strength = st.select_slider(
             "Strength, towards the other prompts",
             strengths,
@@ -156,17 +156,17 @@ elif view == "alignment":
         for test in comparing.twin_tests(frames):
             if test.circuit == circuit:
                 st.markdown(
-                    "- " + shell.escaped(compare_words.opposition_sentence(test, shell.circuit_title(test.circuit)))
+                    "- " + shell.escaped(compare_words.opposition_sentence(test, library.circuit_title(test.circuit)))
                 )
         shell.figure(compare_charts.opposition_pairs(twins, models, circuit), key=f"twins_{circuit}")
         with st.expander("All behaviours in words", icon=":material/list:"):
             for test in comparing.twin_tests(frames):
                 st.markdown(
-                    "- " + shell.escaped(compare_words.opposition_sentence(test, shell.circuit_title(test.circuit)))
+                    "- " + shell.escaped(compare_words.opposition_sentence(test, library.circuit_title(test.circuit)))
                 )
 elif view == "overlap":
     labels = [found.label(m) for m in dict.fromkeys(model for model, _ in found.runs)]
-    shell.start_at("overlap_model", labels, labels[0])
+    selection.start_at("overlap_model", labels, labels[0])
     label = st.selectbox("Model", labels, key="overlap_model", help=words.HELP["overlap_model"], width=420)
     overlap = frames.read("overlaps", comparing.model_of(found, label))
     if overlap.empty:

@@ -10,7 +10,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import asking, exports, meaning, recorded, sharing, shell, sweeps, terms, words
+from ui import asking, exports, job_panel, library, meaning, recorded, sharing, shell, sweeps, terms, words
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def newest(run: Run, wanted: Mapping[SweepKind, SweepRequest]) -> dict[str, Swee
 
 def requests_for(run: Run, kinds: Sequence[SweepKind]) -> list[SweepRequest]:
     """What to ask for so that a question is answered: the circuit's own defaults."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     return [default_request(circuit, run.run_id, kind) for kind in kinds]
 
 
@@ -100,7 +100,7 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
         "vary: its error bars are those over prompts.",
         icon=":material/info:",
     )
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     request = default_request(circuit, run.run_id, "dose", responses=True, n_seeds=5, temperature=0.7)
     asking.run_button(request, "Draw answers with five seeds", key="seeds_button", width="content")
 
@@ -109,7 +109,7 @@ def ratio_table() -> None:
     """FFN/Skip of every run there is, the ones that fit no pattern included."""
     runs, intervals = shell.store().runs(), shell.store().ffn_skip_intervals()
     rows = runs[["circuit", "model", "prompts", "ffn_skip_mean", "flip_rate", "structure", "stage", "n_pairs"]].assign(
-        circuit=shell.circuit_titles(runs["circuit"]),
+        circuit=library.circuit_titles(runs["circuit"]),
         flip_rate=100 * runs["flip_rate"],
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         interval=[shell.interval(intervals[run_id]) for run_id in runs["run_id"]],
@@ -208,17 +208,17 @@ with st.container(border=True, key="referee", horizontal=True, vertical_alignmen
         type="primary",
         icon=":material/play_arrow:",
         help="Queue the missing sweeps with this circuit's defaults; the worker does one after the other.",
-        disabled=all((job := asking.job_of(wanted[k])) is not None and job.state in shell.ACTIVE for k in missing),
+        disabled=all((job := asking.job_of(wanted[k])) is not None and job.state in job_panel.ACTIVE for k in missing),
     ):
         for kind in missing:
-            shell.submit(wanted[kind])
+            job_panel.submit(wanted[kind])
         st.rerun()
 if refused := st.session_state.pop("refused", None):
     st.error(shell.escaped(refused), icon=":material/error:")
 for kind in missing:
     job = asking.job_of(wanted[kind])
-    if job is not None and job.state in shell.ACTIVE:
-        shell.watch_job(job.job_id)
+    if job is not None and job.state in job_panel.ACTIVE:
+        job_panel.watch_job(job.job_id)
         break
     if job is not None and job.state == "failed":
         st.error(
@@ -227,7 +227,7 @@ for kind in missing:
         )
 else:
     for request in wanted.values():
-        shell.finished_job(asking.job_of(request))
+        job_panel.finished_job(asking.job_of(request))
 
 for question in QUESTIONS:
     st.header(question.title, anchor=question.name)

@@ -7,14 +7,14 @@ from pprobe_core import response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, terms, words
+from ui import answers, asking, library, meaning, recorded, selection, sharing, shell, sweeps, terms, words
 
 AXES = {"dose": "n_neurons", "factor": "factor", "patch": "n_neurons"}
 
 
 def pickers(run: Run) -> None:
     """What to switch off and where, with the button."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     with st.container(border=True, key="sweep_pickers"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.segmented_control(
@@ -69,14 +69,14 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
     counted = points[points[axis].notna() & (points["arm"] == "ranked")]
     steps = sorted(counted[axis].unique())
     label = {"n_neurons": "Neurons edited", "factor": "Factor"}[axis]
-    shell.start_at("dose", steps, steps[-1])
+    selection.start_at("dose", steps, steps[-1])
     if len(steps) > 1:
         st.select_slider(
             label, steps, key="dose", help=words.HELP["dose"], width=520, persist_state="session",
             format_func=lambda v: f"{v:g}",
         )  # fmt: skip
     step = st.session_state["dose"]
-    shell.write_address()
+    selection.write_address()
     at_step = counted[counted[axis] == step]
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -107,7 +107,7 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
 
 def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key: str, step: float) -> None:
     """Rates over the curve, classes at the chosen point, the same prompts before and after."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     titles = sweeps.outcome_titles(rates)
     asking.keep_known("outcome", list(titles))
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -120,7 +120,7 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
             help="Count an answer as what you labelled it, where you did; else as the rules say.",
         )  # fmt: skip
     outcome = st.session_state["outcome"]
-    shell.write_address()
+    selection.write_address()
     left, right = st.columns([3, 2], gap="large")
     with left:
         shell.figure(response_charts.outcome_curve(rates, outcome, axis, float(step)), key=f"outcome_{outcome}")
@@ -139,7 +139,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-asking.use_defaults_of(run, shell.circuit_of(run.request.circuit))
+asking.use_defaults_of(run, library.circuit_of(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("What happens without its neurons?", anchor=False, width="content")
     shell.run_picker(run.run_id)

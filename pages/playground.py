@@ -3,11 +3,11 @@
 import streamlit as st
 
 from pprobe_core.playground import Ask, Change
-from ui import playground, presenter, recorded, sharing, shell
+from ui import library, playground, presenter, recorded, selection, sharing, shell
 
 run = playground.chosen_run()
 model = run.request.model if run else st.session_state["model"].strip()
-circuit = shell.circuit_of(run.request.circuit) if run else shell.circuits().get(st.session_state["circuit"])
+circuit = library.circuit_of(run.request.circuit) if run else library.circuits().get(st.session_state["circuit"])
 playground.use_run(run)
 playground.begin()
 
@@ -46,7 +46,7 @@ def dials() -> None:
     if run is not None and not presenter.on():
         sharing.share_playground(run, prompt.text, change.normal())
     # Last: a run that waits behind this one would take the address it was sent with for a step back.
-    shell.write_address()
+    selection.write_address()
 
 
 dials()

@@ -5,7 +5,22 @@ import streamlit as st
 from pprobe_core import charts, neuron_charts
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
-from ui import asking, cards, couplings, harvest, meaning, recorded, sharing, shell, sweeps, tables, terms, words
+from ui import (
+    asking,
+    cards,
+    couplings,
+    harvest,
+    library,
+    meaning,
+    recorded,
+    selection,
+    sharing,
+    shell,
+    sweeps,
+    tables,
+    terms,
+    words,
+)
 
 run = shell.chosen_run()
 if run is None:
@@ -13,7 +28,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-circuit = shell.circuit_of(run.request.circuit)
+circuit = library.circuit_of(run.request.circuit)
 target = circuit.target_meaning if circuit else "the target tokens"
 control = circuit.control_meaning if circuit else "the control tokens"
 pairs, layers = shell.read("pairs", run.run_id), shell.read("layers", run.run_id)
@@ -82,7 +97,7 @@ def neurons_section() -> None:
             persist_state="session",
         )
     ranking = st.session_state["ranking"]
-    shell.write_address()
+    selection.write_address()
     st.markdown(terms.marked(words.RANKING_QUESTION[ranking]))
     st.caption(cards.concentration(run))
     top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])

@@ -4,7 +4,7 @@ import streamlit as st
 
 from pprobe_core.circuits import own_sets
 from pprobe_core.errors import BadRequest
-from ui import prompts, shell, words
+from ui import library, prompts, shell, words
 
 st.title("Prompt sets")
 st.markdown(words.ABOUT_PROMPTS)
@@ -21,13 +21,13 @@ st.header("Add prompts", anchor=False)
 if not kept:
     st.caption("You have no prompt set of your own yet.")
 left, right = st.columns([2, 3], vertical_alignment="top")
-if st.session_state.get("new_circuit") not in shell.circuits():
+if st.session_state.get("new_circuit") not in library.circuits():
     st.session_state["new_circuit"] = st.session_state["circuit"]
 circuit_id = left.selectbox(
     "For the behaviour",
-    list(shell.circuits()),
+    list(library.circuits()),
     key="new_circuit",
-    format_func=shell.circuit_title,
+    format_func=library.circuit_title,
     help=words.HELP["new_circuit"],
     persist_state="session",
 )
@@ -42,7 +42,7 @@ way = right.segmented_control(
     help=words.HELP["prompt_source"],
     persist_state="session",
 )
-circuit = shell.circuits()[circuit_id]
+circuit = library.circuits()[circuit_id]
 st.caption(f"{shell.escaped(circuit.perturbation_text)} {prompts.limits()}")
 
 try:

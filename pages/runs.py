@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pprobe_core import charts
-from ui import exports, recorded, sharing, shell, tables, words
+from ui import exports, library, recorded, selection, sharing, shell, tables, words
 
 
 @st.dialog("Delete for good?")
@@ -35,7 +35,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         "Behaviour",
         sorted(everything["circuit"].unique()),
         key="filter_circuit",
-        format_func=shell.circuit_title,
+        format_func=library.circuit_title,
         placeholder="All behaviours",
         help="Show only runs of these behaviours.",
         persist_state="session",
@@ -65,7 +65,7 @@ with st.container(horizontal=True):
         disabled=len(chosen) != 1,
         help="Show the ticked run on the Probe page.",
     ):
-        shell.show_run(chosen[0])
+        selection.show_run(chosen[0])
         st.switch_page(shell.PROBE)
     if st.button(
         "Delete…",
@@ -94,7 +94,7 @@ if len(chosen) == 2 and st.session_state.get("_compared") != chosen:
     st.session_state["_compared"] = chosen
     st.session_state["run_a"], st.session_state["run_b"] = chosen
 for key, default in (("run_a", ids[0]), ("run_b", ids[1])):
-    shell.start_at(key, ids, default)
+    selection.start_at(key, ids, default)
 left, right = st.columns(2, gap="large")
 for column, key, name in ((left, "run_a", "Run A"), (right, "run_b", "Run B")):
     column.selectbox(
@@ -107,7 +107,7 @@ if a == b:
 
 run_a, run_b = shell.store().run(a), shell.store().run(b)
 exports.measured_on(f"{a}-{b}", f"A: {titles[a]} (run {a})", f"B: {titles[b]} (run {b})")
-names = [f"{shell.circuit_title(r.request.circuit)}, {r.request.model}" for r in (run_a, run_b)]
+names = [f"{library.circuit_title(r.request.circuit)}, {r.request.model}" for r in (run_a, run_b)]
 left, right = st.columns([2, 3], gap="large")
 with left:
     tables.side_by_side(run_a, run_b)

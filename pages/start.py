@@ -4,7 +4,21 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.store import job_id_of
-from ui import backend, cards, harvest, meaning, models, prompts, recorded, shell, terms, words
+from ui import (
+    backend,
+    cards,
+    harvest,
+    job_panel,
+    library,
+    meaning,
+    models,
+    prompts,
+    recorded,
+    selection,
+    shell,
+    terms,
+    words,
+)
 
 
 def forget_run() -> None:
@@ -16,7 +30,7 @@ def new_model() -> None:
     """Another model was chosen."""
     forget_run()
     if st.session_state["prompts"] in words.PROMPT_SETS:  # a set of one's own is for any model
-        shell.pick_prompts_for_model()
+        selection.pick_prompts_for_model()
 
 
 st.title("What happens inside a chat model when it decides?")
@@ -30,17 +44,17 @@ with st.container(border=True, key="pickers"):
         models.picker("Model", words.HELP["model"], on_change=new_model)
     circuit_column.selectbox(
         "Behaviour",
-        list(shell.circuits()),
+        list(library.circuits()),
         key="circuit",
-        format_func=shell.circuit_title,
+        format_func=library.circuit_title,
         help=words.HELP["circuit"],
         on_change=forget_run,
         persist_state="session",
     )
-    circuit = shell.circuits()[st.session_state["circuit"]]
+    circuit = library.circuits()[st.session_state["circuit"]]
     sets = prompts.choices(circuit)
     if sets and st.session_state["prompts"] not in sets:  # of another behaviour, or deleted
-        shell.pick_prompts_for_model()
+        selection.pick_prompts_for_model()
         if st.session_state["prompts"] not in sets:
             st.session_state["prompts"] = next(iter(sets))
     ready = bool(sets)
@@ -113,7 +127,7 @@ with st.container(border=True, key="pickers"):
             )
     request = shell.request_from_pickers()
     job = backend.find_job(job_id_of(request))
-    under_way = job is not None and job.state in shell.ACTIVE
+    under_way = job is not None and job.state in job_panel.ACTIVE
     if button_column.button(
         "Run",
         key="run_button",
@@ -124,7 +138,7 @@ with st.container(border=True, key="pickers"):
         disabled=under_way or not ready or not models.usable(request.model),
     ):
         forget_run()
-        shell.submit(request)
+        job_panel.submit(request)
         st.rerun()
 
 if refused := st.session_state.pop("refused", None):
@@ -134,20 +148,20 @@ run_id = shell.store().run_of(request) if ready else None
 if run_id is None:
     models.show_card(request.model)
 if under_way:
-    shell.watch_job(job.job_id)
+    job_panel.watch_job(job.job_id)
 elif job is not None and job.state == "failed":
     st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
 elif job is not None and job.state == "cancelled" and run_id is None:
     st.info("This run was cancelled. What was finished is kept: Run goes on from there.", icon=":material/stop_circle:")
 else:
-    shell.finished_job(job)
+    job_panel.finished_job(job)
 
 if run_id is None:
     ended_badly = job is not None and job.state in ("failed", "cancelled")  # said above
     if ready and not under_way and not ended_badly and models.usable(request.model):
         st.info(
             "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models."
-            if request.model in shell.model_titles()
+            if request.model in library.model_titles()
             else "This combination has not been run yet. Press **Run**.",
             icon=":material/hourglass_empty:",
         )

@@ -7,7 +7,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, meaning, recorded, sharing, shell, sweeps, words
+from ui import answers, asking, library, meaning, recorded, selection, sharing, shell, sweeps, words
 
 EXCESS = "excess"
 MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
@@ -16,7 +16,7 @@ ICONS = {True: ":material/check_circle:", False: ":material/cancel:", None: ":ma
 
 def pickers(run: Run) -> None:
     """What is added, where and how strongly, with the button."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     with st.container(border=True, key="sweep_pickers"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.segmented_control(
@@ -83,13 +83,13 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             format_func=lambda o: titles.get(o, MAPS.get(o, o)),
             help="The change of F, or the share of answers that count for an outcome.",
         )  # fmt: skip
-        shell.start_at("window_strength", strengths, min(strengths, key=lambda s: (abs(abs(s) - 1), s)))
+        selection.start_at("window_strength", strengths, min(strengths, key=lambda s: (abs(abs(s) - 1), s)))
         st.select_slider(
             "Strength of the slice", strengths, key="window_strength", format_func=lambda v: f"{v:g}",
             help="The row of the map that the layer curve and the answers below are about.", width=320,
             persist_state="session",
         )  # fmt: skip
-    shell.write_address()
+    selection.write_address()
     split, strength = st.session_state["window_split"], st.session_state["window_strength"]
     value = st.session_state["window_value"]
     left, right = st.columns(2, gap="large")
@@ -120,18 +120,18 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
     if not layers:
         return
     best = best_layer(rates, split, strength)
-    shell.start_at("window_layer", layers, layers[0] if best is None else best)
+    selection.start_at("window_layer", layers, layers[0] if best is None else best)
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.subheader(f"Answers after layer {st.session_state['window_layer']} at strength {strength:g}", anchor=False)
         st.selectbox(
             "Layer", layers, key="window_layer", width=180, persist_state="session",
             help="The layer whose answers are shown; a click on a cell of the map chooses layer and strength.",
         )  # fmt: skip
-    shell.write_address()
+    selection.write_address()
     at_cell = ranked[ranked["layer"] == st.session_state["window_layer"]]
     if len(at_cell):
         key = str(at_cell["key"].iloc[0])
-        circuit = shell.circuit_of(run.request.circuit)
+        circuit = library.circuit_of(run.request.circuit)
         left, right = st.columns([2, 3], gap="large")
         with left:
             shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
@@ -146,8 +146,8 @@ def take_over_cell(chart_key: str) -> None:
     selection = (st.session_state.get(chart_key) or {}).get("selection") or {}
     cell = (selection.get("cell") or [{}])[0]
     if cell.get("layer") is not None and cell.get("strength") is not None:
-        shell.choose("window_layer", int(cell["layer"]))
-        shell.choose("window_strength", float(cell["strength"]))
+        selection.choose("window_layer", int(cell["layer"]))
+        selection.choose("window_strength", float(cell["strength"]))
 
 
 def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
@@ -167,7 +167,7 @@ def best_layer(rates: pd.DataFrame, split: str, strength: float) -> int | None:
 
 def conditions_card(run: Run, sweep: Sweep) -> None:
     """The paper's three conditions for steering, with this model's numbers, and whether steering did work."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     if circuit is None:
         st.info("The file of this circuit is gone, so its conditions cannot be stated.", icon=":material/info:")
         return
@@ -187,7 +187,7 @@ if run is None:
     shell.no_run_yet()
     st.stop()
 
-asking.use_defaults_of(run, shell.circuit_of(run.request.circuit))
+asking.use_defaults_of(run, library.circuit_of(run.request.circuit))
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
     st.title("Can a push in one direction switch it?", anchor=False, width="content")
     shell.run_picker(run.run_id)

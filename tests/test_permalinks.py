@@ -14,7 +14,7 @@ from pprobe_core import jobs as core_jobs
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
 from tests.app_pages import open_app
-from ui import shell
+from ui import job_panel, selection, shell
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ProbeRequest("mini-qwen3", "safety_refusal", limit=3, seed=5)
@@ -82,7 +82,7 @@ def test_a_link_opens_elsewhere_as_it_was(open_link: Open, swept: tuple[str, str
     assert {"run", "sweep", "model", "circuit", "prompts", "coupling", "ask", "pair"} <= set(link)
     again = open_link("dose", **link)
     for key in ("dose", "outcome", "pair"):
-        assert shell.as_text(again.session_state[key]) == link[key]
+        assert selection.as_text(again.session_state[key]) == link[key]
     assert again.session_state["sweep"] == sweep_id
 
 
@@ -122,11 +122,11 @@ def test_a_comparison_is_in_its_link(open_link: Open) -> None:
     words_on(app)
     assert dict(app.query_params) == address
     for key, value in address.items():
-        assert shell.as_text(app.session_state[key]) == value
+        assert selection.as_text(app.session_state[key]) == value
 
 
 def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(selection, "LATE_SECONDS", 0.0)
     app = open_link("dose", run=swept[0])
     start = app.session_state["dose"]
     first = float(app.select_slider(key="dose").options[0])
@@ -135,7 +135,7 @@ def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str], mo
     del app.query_params["dose"]
     app.run()
     assert app.session_state["dose"] == start
-    app.query_params["dose"] = shell.as_text(first)  # and forward again
+    app.query_params["dose"] = selection.as_text(first)  # and forward again
     app.run()
     assert app.session_state["dose"] == first
 
@@ -143,7 +143,7 @@ def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str], mo
 def test_an_address_that_the_browser_still_holds_does_not_undo_a_choice(
     open_link: Open, swept: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "LATE_SECONDS", 300.0)
+    monkeypatch.setattr(selection, "LATE_SECONDS", 300.0)
     app = open_link("dose", run=swept[0])
     steps = app.select_slider(key="dose").options
     app.select_slider(key="dose").set_value(float(steps[0]))
@@ -153,7 +153,7 @@ def test_an_address_that_the_browser_still_holds_does_not_undo_a_choice(
     app.run()
     assert app.session_state["dose"] == float(steps[1])
     assert app.query_params["dose"] == steps[1]
-    monkeypatch.setattr(shell, "HEARD_SECONDS", 0.0)
+    monkeypatch.setattr(selection, "HEARD_SECONDS", 0.0)
     app.run()  # it has heard of it now, so the same address is a step back
     del app.query_params["dose"]
     app.run()
@@ -191,7 +191,7 @@ def test_the_run_of_a_link_is_computed_here_and_is_the_same(open_link: Open, tmp
     next(button for button in app.button if button.key == "compute_link").click()
     app.run()
     until = time.monotonic() + 120
-    while any(job.state in shell.ACTIVE for job in shell.backend.jobs().list()):
+    while any(job.state in job_panel.ACTIVE for job in shell.backend.jobs().list()):
         assert time.monotonic() < until
         time.sleep(0.1)
     words = words_on(app.run())

@@ -12,7 +12,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import SWEEP_RANKINGS, SweepKind, SweepRequest
 from pprobe_core.store import Run
-from ui import backend, shell, words
+from ui import backend, job_panel, selection, shell, words
 
 
 def numbers_of(text: str, what: str) -> tuple[float, ...]:
@@ -115,7 +115,7 @@ def ranking_picker() -> None:
 
 def keep_known(key: str, options: Sequence[Any]) -> None:
     """Let a picker whose kept choice is not there in this sweep start at its first option."""
-    shell.start_at(key, options, options[0])
+    selection.start_at(key, options, options[0])
 
 
 def text_option(label: str, key: str, help_key: str, placeholder: str = "default") -> None:
@@ -174,7 +174,7 @@ def run_button(
 ) -> None:
     """The button that asks for a sweep; what stands in its way is said below it."""
     job = job_of(request) if request is not None else None
-    busy = job is not None and job.state in shell.ACTIVE
+    busy = job is not None and job.state in job_panel.ACTIVE
     if st.button(
         label,
         key=key,
@@ -186,7 +186,7 @@ def run_button(
     ):
         assert request is not None  # noqa: S101  (the button is disabled without)
         st.session_state["sweep"] = ""
-        shell.submit(request)
+        job_panel.submit(request)
         st.rerun()
 
 
@@ -205,11 +205,11 @@ def state_of(request: SweepRequest | None) -> None:
     job = job_of(request) if request is not None else None
     if job is None:
         return
-    if job.state in shell.ACTIVE:
-        shell.watch_job(job.job_id)
+    if job.state in job_panel.ACTIVE:
+        job_panel.watch_job(job.job_id)
     elif job.state == "failed":
         st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
     elif job.state == "cancelled":
         st.info("This sweep was cancelled. The points it measured are kept: Run goes on from there.")
     else:
-        shell.finished_job(job)
+        job_panel.finished_job(job)

@@ -14,7 +14,7 @@ from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import shell, terms, words
+from ui import library, shell, terms, words
 
 STRUCTURE_LOOK: Mapping[str, tuple[str, Any]] = {
     "opposition": (":material/compare_arrows:", "orange"),
@@ -52,7 +52,7 @@ def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None
         reasons = list(verdict.get("reasons") or [])[:n_reasons]
         if reasons:
             st.markdown("**Why.**\n" + "\n".join(f"- {terms.marked(str(reason), seen=seen)}" for reason in reasons))
-        circuit = shell.circuit_of(run.request.circuit)
+        circuit = library.circuit_of(run.request.circuit)
         if circuit and circuit.expected_note:
             st.caption(f"For comparison: {shell.escaped(circuit.expected_note)}")
 

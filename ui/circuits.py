@@ -24,7 +24,7 @@ from pprobe_core.probing.validity import (
 )
 from pprobe_core.store import Run, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, cards, models, shell, words
+from ui import backend, cards, job_panel, library, models, selection, shell, words
 
 TABLE = "table"  # in the picker of pairs: the ones typed on the page
 SIDES = ("target", "control", "other")
@@ -70,7 +70,7 @@ class Editing:
 
 def kinds() -> dict[str, str]:
     """Every circuit that can be looked at, as the picker names it -> whose it is; drafts as `draft:id`."""
-    listed = {name: "Yours" if circuit.own else "Comes with pprobe" for name, circuit in shell.circuits().items()}
+    listed = {name: "Yours" if circuit.own else "Comes with pprobe" for name, circuit in library.circuits().items()}
     return listed | {f"draft:{name}": "Draft" for name in editor.drafts()}
 
 
@@ -81,7 +81,7 @@ def look_up(named: str) -> Circuit:
         if found is None:
             raise BadRequest("This draft is gone. Reload the page.")
         return found
-    return shell.circuits()[named]
+    return library.circuits()[named]
 
 
 def details(circuit: Circuit) -> None:
@@ -252,7 +252,7 @@ def _classes(edit: Editing) -> list[dict[str, Any]]:
 
 def _classes_of_rule(rule: str) -> Sequence[Any]:
     """The classes of a rule of the product, titled as the circuit that uses it does."""
-    return next(c.response_classes for c in shell.circuits().values() if c.response_rule == rule and not c.own)
+    return next(c.response_classes for c in library.circuits().values() if c.response_rule == rule and not c.own)
 
 
 def missing(edit: Editing) -> str:
@@ -395,7 +395,7 @@ def step_pairs(edit: Editing) -> None:
         persist_state="session",
     )
     offered = pair_sources(edit)
-    shell.start_at("edit_pairs_from", list(offered), next(iter(offered)))
+    selection.start_at("edit_pairs_from", list(offered), next(iter(offered)))
     st.selectbox(
         "Pairs to check it with",
         list(offered),
@@ -413,7 +413,7 @@ def pair_sources(edit: Editing) -> dict[str, str]:
     own = own_sets.list_sets(edit.circuit_id) if edit.circuit_id else []
     shown = [s for s in own if s.name not in edit.made_sets]
     found = {s.name: f"{s.title} ({plural(s.n_pairs, 'pair')})" for s in shown}
-    base = shell.circuit_of(edit.base) if edit.base else None
+    base = library.circuit_of(edit.base) if edit.base else None
     if base is not None:
         found |= {f"base:{name}": f"{base.title}: {words.PROMPT_SETS[name]}" for name in built_in(base)}
         found |= {
@@ -625,7 +625,7 @@ def ask_for_check(edit: Editing, fields: Mapping[str, Any]) -> None:
     load_prompt_set(circuit, prompts)
     edit.request = ProbeRequest(model=st.session_state["model"].strip(), circuit=circuit.address, prompts=prompts)
     edit.pairs_checked = pairs_now(edit)
-    shell.submit(edit.request)
+    job_panel.submit(edit.request)
 
 
 def _stored_pairs(edit: Editing, circuit: Circuit) -> str:
@@ -638,7 +638,7 @@ def _stored_pairs(edit: Editing, circuit: Circuit) -> str:
         pairs = editor.typed_pairs([{k: row[k] for k in used} for row in rows], circuit)
         origin, title = own_sets.Origin("paste", "typed on the page Behaviours"), f"Pairs of {circuit.title}"
     elif source.startswith("base:"):
-        base, name = shell.circuit_of(edit.base), source.removeprefix("base:")
+        base, name = library.circuit_of(edit.base), source.removeprefix("base:")
         if base is None:
             raise BadRequest("The behaviour it was copied from is gone. Choose other pairs.")
         pairs = editor.pairs_of(base, name)
@@ -684,8 +684,8 @@ def progress(edit: Editing) -> bool:
     job = backend.find_job(job_id_of(edit.request)) if edit.request is not None else None
     if job is None:
         return False
-    if job.state in shell.ACTIVE:
-        shell.watch_job(job.job_id)
+    if job.state in job_panel.ACTIVE:
+        job_panel.watch_job(job.job_id)
         return True
     if job.state == "failed":
         st.error(f"The check failed: {shell.escaped(str(job.error))}", icon=":material/error:")

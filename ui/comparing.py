@@ -21,7 +21,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, exports, models, shell, words
+from ui import backend, exports, job_panel, library, models, shell, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -37,7 +37,8 @@ def take_over_address() -> None:
     """Let a link choose models and behaviours; they stand in the address as one word each."""
     state = st.session_state
     named = [m for m in state["models"].split(",") if m] or list(default_models())
-    circuits = [c for c in state["circuits"].split(",") if c in shell.shipped_circuits()] or shell.shipped_circuits()
+    shipped = library.shipped_circuits()
+    circuits = [c for c in state["circuits"].split(",") if c in shipped] or shipped
     if state.get("_compare_address") != (state["models"], state["circuits"]):
         state["_compare_address"] = (state["models"], state["circuits"])
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
@@ -49,14 +50,14 @@ def _into_address() -> None:
     state = st.session_state
     chosen = [str(m).strip() for m in state["compare_models"]]
     state["models"] = "" if chosen == list(default_models()) else ",".join(chosen)
-    all_of_them = list(state["compare_circuits"]) == shell.shipped_circuits()
+    all_of_them = list(state["compare_circuits"]) == library.shipped_circuits()
     state["circuits"] = "" if all_of_them else ",".join(state["compare_circuits"])
     state["_compare_address"] = (state["models"], state["circuits"])
 
 
 def default_models() -> tuple[str, ...]:
     """The aligned models that come with the product, of different families; two of them at least."""
-    shipped = list(shell.model_titles())
+    shipped = list(library.model_titles())
     first = [m for m in FIRST_MODELS if m in shipped]
     return tuple(first if len(first) >= MIN_MODELS else shipped[:MIN_MODELS])
 
@@ -64,7 +65,7 @@ def default_models() -> tuple[str, ...]:
 def known_models() -> list[str]:
     """Shipped models, then those that have a run, then the catalogue."""
     runs = shell.store().runs()
-    return list(dict.fromkeys([*shell.model_titles(), *sorted(runs["model"].unique()), *models.choices()]))
+    return list(dict.fromkeys([*library.model_titles(), *sorted(runs["model"].unique()), *models.choices()]))
 
 
 def pickers() -> CompareRequest | None:
@@ -84,9 +85,9 @@ def pickers() -> CompareRequest | None:
         )
         st.multiselect(
             "Behaviours",
-            shell.shipped_circuits(),
+            library.shipped_circuits(),
             key="compare_circuits",
-            format_func=shell.circuit_title,
+            format_func=library.circuit_title,
             help=words.HELP["compare_circuits"],
             on_change=_into_address,
             persist_state="session",
@@ -164,7 +165,7 @@ def _advanced() -> None:
 def state_of(request: CompareRequest, found: Compared) -> None:
     """The matrix of what is there, the button that asks for the rest, and its one progress view."""
     job = backend.find_job(job_id_of(request))
-    active = job is not None and job.state in shell.ACTIVE
+    active = job is not None and job.state in job_panel.ACTIVE
     with st.container(border=True, key="compare_state"):
         done = sum(part.state == "done" for part in found.parts)
         st.markdown(f"**{done} of {len(found.parts)} parts are there**", help=words.HELP["compare_matrix"])
@@ -186,7 +187,7 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             "run (the reason stands below)."
         )
         failed = compare_frames.failures(
-            found, lambda p: f"{found.label(p.unit.model)}, {shell.circuit_title(p.unit.circuit).lower()}"
+            found, lambda p: f"{found.label(p.unit.model)}, {library.circuit_title(p.unit.circuit).lower()}"
         )
         for reason, places in failed.items():
             more = f" and {len(places) - 3} more" if len(places) > 3 else ""
@@ -200,9 +201,9 @@ def state_of(request: CompareRequest, found: Compared) -> None:
 
 def _way_on(request: CompareRequest, found: Compared, job: JobStatus | None) -> None:
     """Progress while the comparison runs, else the button that starts what is missing."""
-    if job is not None and job.state in shell.ACTIVE:
+    if job is not None and job.state in job_panel.ACTIVE:
         st.session_state["_watched"] = job.job_id
-        st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, job.n_units_done)
+        st.fragment(_progress, run_every=job_panel.BUSY_SECONDS)(job.job_id, job.n_units_done)
         return
     if job is not None and job.state == "failed":
         st.error(f"It stopped: {shell.escaped(str(job.error))}", icon=":material/error:")
@@ -217,7 +218,7 @@ def _way_on(request: CompareRequest, found: Compared, job: JobStatus | None) -> 
         disabled=not found.n_missing or bool(unchecked),
         help=words.HELP["compare_button"],
     ):
-        shell.submit(request)
+        job_panel.submit(request)
         st.rerun()
     if unchecked:
         st.caption(f":material/info: Check {shell.escaped(', '.join(unchecked))} first: nothing is fetched unseen.")
@@ -226,7 +227,7 @@ def _way_on(request: CompareRequest, found: Compared, job: JobStatus | None) -> 
 def _cards(found: Compared) -> list[str]:
     """A card for every model that does not come with the product and has no run yet; those not yet looked at."""
     there = {model for model, _ in found.runs}
-    new = [m for m in dict.fromkeys(p.unit.model for p in found.parts) if m not in shell.model_titles()]
+    new = [m for m in dict.fromkeys(p.unit.model for p in found.parts) if m not in library.model_titles()]
     new = [m for m in new if m not in there]
     for place, model in enumerate(new):
         if model not in found.request.models:
@@ -239,9 +240,9 @@ def _cards(found: Compared) -> list[str]:
 def _progress(job_id: str, n_units_done: int) -> None:
     """Progress of the whole; the page is drawn again when a part is finished, so that its numbers appear."""
     job = backend.jobs().status(job_id)
-    if job.state not in shell.ACTIVE or job.n_units_done != n_units_done:
+    if job.state not in job_panel.ACTIVE or job.n_units_done != n_units_done:
         st.rerun()
-    shell.job_progress(job, "page")
+    job_panel.job_progress(job, "page")
     st.caption("Parts that are there can be looked at below while the others are computed.")
 
 
@@ -251,7 +252,7 @@ def _matrix_table(found: Compared) -> pd.DataFrame:
     cells = frame.groupby(["circuit", "label"], sort=False)["cell"].agg("  ".join).unstack().fillna("")
     order = list(dict.fromkeys(frame["label"]))
     table = cells.reindex(index=list(found.request.circuits), columns=order)
-    table.index = [shell.circuit_title(c) for c in table.index]
+    table.index = [library.circuit_title(c) for c in table.index]
     return table
 
 

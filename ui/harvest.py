@@ -9,7 +9,7 @@ from pprobe_core.probing.harvest import Coverage, Harvest, harvest, harvested_re
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.stats import wilson
 from pprobe_core.store import Run, job_id_of
-from ui import backend, shell, words
+from ui import backend, job_panel, shell, words
 
 KEPT = {"target": "Target", "control": "Control", "both": "Starts both", "rare": "Rare", "unwritable": "Part of one"}
 
@@ -100,8 +100,8 @@ def _button(run: Run, found: Harvest) -> None:
     """Run again with the proposed tokens; where that is under way or done, its progress or its result instead."""
     request = harvested_request(run.request, run.run_id, found)
     job = backend.find_job(job_id_of(request))
-    if job is not None and job.state in shell.ACTIVE:
-        shell.watch_job(job.job_id)
+    if job is not None and job.state in job_panel.ACTIVE:
+        job_panel.watch_job(job.job_id)
     elif job is not None and job.state == "done" and job.run_id:
         st.page_link(
             shell.PROBE,
@@ -112,7 +112,7 @@ def _button(run: Run, found: Harvest) -> None:
     elif st.button(
         "Run again with these", key="run_harvested", icon=":material/replay:", help=words.HELP["run_harvested"]
     ):
-        shell.submit(request)
+        job_panel.submit(request)
         st.rerun()
     if job is not None and job.state == "failed":
         st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import exports, login, presenter, sharing, shell, tour
+from ui import exports, job_panel, login, presenter, selection, sharing, shell, tour
 
 HERE = Path(__file__).parent
 # The icon is a file of ours: for a named one the browser would ask another server.
@@ -36,16 +36,16 @@ page = st.navigation(
 )
 with shell.calm_errors():
     login.require_login()
-    shell.sync_selection(page.url_path)
+    selection.sync(page.url_path)
     exports.forget()
     presenter.style()
     tour.begin(page)
-    shell.turn_to(page.url_path)
+    job_panel.turn_to(page.url_path)
     with st.sidebar, st.container(key="ways", gap=None):
         tour.button()
         presenter.button()
         tour.remember()
-    shell.sidebar()
+    job_panel.sidebar()
     if presenter.on():
         presenter.bar(page, [one for section in sections.values() for one in section])
     else:

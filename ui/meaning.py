@@ -5,7 +5,7 @@ import streamlit as st
 from pprobe_core import meaning
 from pprobe_core.meaning import Meaning, Tested
 from pprobe_core.store import Run, Sweep
-from ui import shell, sweeps, terms, words
+from ui import library, shell, sweeps, terms, words
 
 PAGES = {
     "start": (shell.START, "Start"),
@@ -38,7 +38,7 @@ def _of_run(run_id: str, sweep_ids: tuple[str, ...], where: str) -> Meaning:
     found = [store.sweep(sweep_id) for sweep_id in sweep_ids]
     chosen = meaning.to_tell_of(found)
     tested = [sweeps.tested_with(sweep) for sweep in chosen]
-    return meaning.run_meaning(run, shell.circuit_of(run.request.circuit), tested, [s.request.kind for s in found])
+    return meaning.run_meaning(run, library.circuit_of(run.request.circuit), tested, [s.request.kind for s in found])
 
 
 @st.cache_data(max_entries=24, show_spinner="Putting it into words")
@@ -74,6 +74,6 @@ def _paragraph(told: Meaning, run: Run, key: str) -> None:
 
 def _quoted(run: Run) -> list[str]:
     """What the paragraph quotes of other people: the model's name, and the words of a behaviour of one's own."""
-    circuit = shell.circuit_of(run.request.circuit)
+    circuit = library.circuit_of(run.request.circuit)
     names = [str(run.summary.get("model") or ""), run.request.model]
     return names if circuit is None else [*names, circuit.target_meaning, circuit.control_meaning]

@@ -11,7 +11,7 @@ from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.known import known_model, known_models
 from pprobe_core.models.preflight import Preflight
 from pprobe_core.wording import gigabytes
-from ui import backend, shell, words
+from ui import backend, library, shell, words
 
 SHORT = ("Download", "Memory", "Licence")  # facts that stand first, side by side
 
@@ -19,7 +19,7 @@ SHORT = ("Download", "Memory", "Licence")  # facts that stand first, side by sid
 @st.cache_resource(show_spinner=False)
 def choices() -> Mapping[str, str]:
     """What the picker offers: shipped models first, then the catalogue with sizes. Anything else can be typed."""
-    return shell.model_titles() | {m.id: card.known_line(m) for m in known_models().values()}
+    return library.model_titles() | {m.id: card.known_line(m) for m in known_models().values()}
 
 
 def picker(label: str, help_text: str, on_change: Callable[[], None] | None = None) -> None:
@@ -54,7 +54,7 @@ def looked_at(model: str) -> Preflight | str | None:
 
 def usable(model: str) -> bool:
     """True when nothing known speaks against running this model."""
-    if model in shell.model_titles():
+    if model in library.model_titles():
         return True
     flight = looked_at(model)
     return isinstance(flight, Preflight) and flight.ready
@@ -62,7 +62,7 @@ def usable(model: str) -> bool:
 
 def show_card(model: str, place: str = "") -> None:
     """The bordered card below the pickers; nothing for a shipped model. `place` tells several on a page apart."""
-    if model in shell.model_titles():
+    if model in library.model_titles():
         return
     flight = looked_at(model)
     with st.container(border=True, key=f"model_card{place}"):

@@ -20,7 +20,7 @@ from pprobe_core.playground.finding import headline, logit_sentence
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import backend, presenter, shell, words
+from ui import backend, job_panel, presenter, selection, shell, words
 
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # neurons, of which a model may have fewer
 FIRST_STEP = 100  # where the slider stands at first
@@ -95,15 +95,15 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
     """
     state = st.session_state
     if run is None:
-        shell.start_at("play_text", [state.get("play_text")], "")
+        selection.start_at("play_text", [state.get("play_text")], "")
         _text_area()
         _ask_button()
         return Prompt(({"role": "user", "content": state["play_text"] or ""},)), "", "original"
     usual = circuit.sweep.condition if circuit else "original"
     pairs = examples(run.run_id, usual)
     ids = [*pairs.index, OWN_WORDS]
-    shell.start_at("play_pair", ids, ids[0])
-    shell.start_at("play_condition", list(words.CONDITIONS), usual)
+    selection.start_at("play_pair", ids, ids[0])
+    selection.start_at("play_condition", list(words.CONDITIONS), usual)
     left, right = (st.container(), st.container()) if presenter.on() else st.columns([2, 3], gap="medium")
     with left:
         st.selectbox(
@@ -123,7 +123,7 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
     condition = state["play_condition"]
     example = None if own else pairs.loc[state["play_pair"]]
     text = "" if example is None else str(example[f"{condition}_text"])
-    shell.start_at("play_text", [state.get("play_text")], text)
+    selection.start_at("play_text", [state.get("play_text")], text)
     with right:
         _text_area()
     written = str(state["play_text"] or "")
@@ -244,9 +244,9 @@ def _start_sliders(run: Run, circuit: Circuit | None, n_layers: int) -> None:
     moves = float((run.summary.get("logit_diff") or {}).get("delta_mean") or 0.0)  # from the original to its twin
     towards = 1.0 if (moves > 0) == (circuit is None or circuit.sweep.condition == "original") else -1.0
     steps = _steps(run, state.get("play_n"))
-    shell.start_at("play_n", steps, 0 if routing else max(s for s in steps if s <= FIRST_STEP))
-    shell.start_at("play_layer", range(n_layers), n_layers // 2)
-    shell.start_at("play_strength", [state.get("play_strength")], towards if routing else 0.0)
+    selection.start_at("play_n", steps, 0 if routing else max(s for s in steps if s <= FIRST_STEP))
+    selection.start_at("play_layer", range(n_layers), n_layers // 2)
+    selection.start_at("play_strength", [state.get("play_strength")], towards if routing else 0.0)
     for key, limit in (("play_factor", MAX_FACTOR), ("play_strength", MAX_STRENGTH)):
         state[key] = min(max(float(state[key] or 0.0), -limit), limit)
 
@@ -347,7 +347,7 @@ def place_in_words(standing: Standing) -> str:
     """What a visitor who waits is told."""
     if standing.waits_for_model:
         busy = [job for job in backend.jobs().list() if job.state == "running"]
-        job = f" with “{shell.job_title(busy[0].request)}”" if busy else ""
+        job = f" with “{job_panel.job_title(busy[0].request)}”" if busy else ""
         return f"The model is busy{job}. Your question is next, place 1."
     if standing.state == "waiting" and standing.ahead:
         return f"{standing.ahead} before you"

@@ -18,7 +18,7 @@ from pprobe_core.circuits.prompt_sets import MAX_PAIRS, MAX_PROMPT_CHARS, built_
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.wording import plural
-from ui import shell, words
+from ui import library, shell, words
 
 PREVIEWED = 8  # pairs of a kept set
 SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
@@ -202,7 +202,7 @@ def _recipe(recipe: Recipe, circuit: Circuit) -> None:
         ]
         st.dataframe(pd.DataFrame(rows), hide_index=True, alt="The parts of the mix")
         if recipe.circuit != circuit.circuit_id:
-            st.info(f"It is for the behaviour “{shell.circuit_title(recipe.circuit)}”.", icon=":material/info:")
+            st.info(f"It is for the behaviour “{library.circuit_title(recipe.circuit)}”.", icon=":material/info:")
         elif st.button(
             "Fetch all parts and keep the mix",
             key=f"fetch_{recipe.recipe_id}",
@@ -228,7 +228,7 @@ def _fits(one: KnownSet | Recipe, circuit: Circuit) -> bool:
 
 def _why_not(known: KnownSet) -> str:
     if known.fits:
-        return f"Its columns make pairs for {', '.join(shell.circuit_title(c) for c in known.fits)} only."
+        return f"Its columns make pairs for {', '.join(library.circuit_title(c) for c in known.fits)} only."
     return known.no_pairs
 
 
@@ -388,7 +388,7 @@ def _kept_message(what: str) -> None:
     with st.container(border=True, key="kept", horizontal=True, vertical_alignment="center"):
         st.markdown(
             f":material/check_circle: **{shell.escaped(one.title)}** is kept: {plural(one.n_pairs, 'pair')} for "
-            f"“{shell.escaped(shell.circuit_title(one.circuit))}”."
+            f"“{shell.escaped(library.circuit_title(one.circuit))}”."
         )
         use_button(one, "use_kept", "primary")
 
@@ -434,7 +434,7 @@ def kept_sets(sets: Sequence[OwnSet]) -> OwnSet | None:
     rows = [
         {
             "title": s.title,
-            "circuit": shell.circuit_title(s.circuit),
+            "circuit": library.circuit_title(s.circuit),
             "n_pairs": s.n_pairs,
             "source": s.origin.source,
             "licence": s.origin.licence or "not stated",

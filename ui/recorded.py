@@ -10,7 +10,7 @@ from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.reproduction import Agreement
 from pprobe_core.store import Run, Sweep, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, shell, words
+from ui import backend, job_panel, shell, words
 
 
 def date_of(shown: Run | Sweep) -> str:
@@ -39,8 +39,8 @@ def sweep_notice(run: Run, sweep: Sweep | None) -> None:
 
 def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: str, watched: bool) -> None:
     job = backend.find_job(job_id)
-    if job is not None and job.state in shell.ACTIVE:
-        st.fragment(_progress, run_every=shell.BUSY_SECONDS)(job.job_id, date, watched)
+    if job is not None and job.state in job_panel.ACTIVE:
+        st.fragment(_progress, run_every=job_panel.BUSY_SECONDS)(job.job_id, date, watched)
         return
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
         st.markdown(
@@ -60,7 +60,7 @@ def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: 
     if pressed:
         if isinstance(request, SweepRequest):
             st.session_state["sweep"] = ""
-        shell.submit(request, here=True)
+        job_panel.submit(request, here=True)
         st.rerun()
 
 
@@ -68,7 +68,7 @@ def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: 
 def _progress(job_id: str, date: str, watched: bool) -> None:
     """The notice while the result is computed here, as high as before; the page is drawn again when that ends."""
     job = backend.jobs().status(job_id)
-    if job.state not in shell.ACTIVE:
+    if job.state not in job_panel.ACTIVE:
         st.cache_data.clear()  # tables are kept by the run's id, which stays the same
         st.rerun()
     where = "" if watched else f" {job.message or 'Starting'}{f': {job.count}' if job.total else ''}."

@@ -19,7 +19,7 @@ from pprobe_core.playground import Change
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest, tupled
 from pprobe_core.store import Run, Store, Sweep, job_id_of
-from ui import backend, shell, words
+from ui import backend, job_panel, library, selection, shell, words
 
 RESULT_PAGES = ("probe", "dose", "window", "controls", "playground")
 
@@ -41,11 +41,11 @@ def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = 
     if sweep is not None:
         address |= {"sweep": sweep.sweep_id, "ask": _asked(sweep.request)}
     general = {"probe": ("ranking",), "compare": ("models", "circuits", "view")}.get(page, ())
-    for key, choice in shell.selections().items():
-        text = shell.as_text(state.get(key))
+    for key, choice in selection.known().items():
+        text = selection.as_text(state.get(key))
         if key in address or key == "ask" or not (page in choice.pages or key in general):
             continue
-        if choice.accepts(text) and text != shell.as_text(choice.default):
+        if choice.accepts(text) and text != selection.as_text(choice.default):
             address[key] = text
     root = str(st.context.url or "").partition("?")[0].rstrip("/").removesuffix(f"/{here}" if here else "")
     base = f"{root}/{page}"
@@ -77,7 +77,7 @@ def _asked(request: SweepRequest) -> str:
 
 def asked_sweep(run: Run) -> SweepRequest | None:
     """The sweep that a link asks of a run; None where it names none that can be met here."""
-    wishes = shell.sweep_wishes(str(st.session_state.get("ask") or ""))
+    wishes = selection.sweep_wishes(str(st.session_state.get("ask") or ""))
     try:
         return checked_sweep(SweepRequest(run_id=run.run_id, **tupled(wishes)), shape_of(run)) if wishes else None
     except (TypeError, ValueError, AttributeError, BadRequest):
@@ -296,7 +296,7 @@ def _what_it_takes(run_id: str) -> None:
         lacking["Model"] = str(error)
     named = {
         "Model": request.model,
-        "Behaviour": elsewhere.get("circuit") or shell.circuit_title(request.circuit),
+        "Behaviour": elsewhere.get("circuit") or library.circuit_title(request.circuit),
         "Prompt set": elsewhere.get("prompts") or words.PROMPT_SETS.get(request.prompts, request.prompts),
     }
     for name, value in named.items():
@@ -321,8 +321,8 @@ def _compute(request: ProbeRequest, run_id: str) -> None:
     """The button that asks for the same run, its progress, and where it went when other weights gave another run."""
     found = shell.store().run_of(request)
     job = backend.find_job(job_id_of(request))
-    if job is not None and job.state in shell.ACTIVE:
-        shell.watch_job(job.job_id)
+    if job is not None and job.state in job_panel.ACTIVE:
+        job_panel.watch_job(job.job_id)
         return
     if job is not None and job.state == "failed":
         st.error(f"The last try failed: {shell.escaped(str(job.error))}", icon=":material/error:")
@@ -333,7 +333,7 @@ def _compute(request: ProbeRequest, run_id: str) -> None:
             icon=":material/info:",
         )
         if st.button("Show that run", key="show_other", type="primary", help="Show the run of this computer."):
-            shell.show_run(found)
+            selection.show_run(found)
             st.rerun()
         return
     if st.button(
@@ -343,7 +343,7 @@ def _compute(request: ProbeRequest, run_id: str) -> None:
         icon=":material/play_arrow:",
         help="Run the same request on this computer. With the same weights it gives the run of the link.",
     ):
-        shell.submit(request)
+        job_panel.submit(request)
         st.rerun()
     if refused := st.session_state.pop("refused", None):
         st.error(shell.escaped(refused), icon=":material/error:")
@@ -364,13 +364,13 @@ def missing_sweep(run: Run, shown: Sweep | None) -> None:
             return
         kind = words.SWEEP_KINDS[request.kind]
         job = backend.find_job(job_id_of(request))
-        if job is not None and job.state in shell.ACTIVE:
-            shell.watch_job(job.job_id)
+        if job is not None and job.state in job_panel.ACTIVE:
+            job_panel.watch_job(job.job_id)
         elif st.button(
             f"Compute it here ({kind.lower()})",
             key="compute_sweep",
             icon=":material/play_arrow:",
             help="Run the same sweep on this computer.",
         ):
-            shell.submit(request)
+            job_panel.submit(request)
             st.rerun()

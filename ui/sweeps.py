@@ -16,7 +16,7 @@ from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
-from ui import backend, cards, exports, shell, terms, words
+from ui import backend, cards, exports, library, shell, terms, words
 
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
@@ -249,7 +249,7 @@ def _against_the_verdict(run: Run, known: pd.DataFrame) -> str:
 
 def tested(run: Run) -> None:
     """Below a verdict: what interventions on this run found so far, or where to start one."""
-    store, circuit = shell.store(), shell.circuit_of(run.request.circuit)
+    store, circuit = shell.store(), library.circuit_of(run.request.circuit)
     known = store.sweeps(run.run_id)
     sentences = []
     for kind in ("dose", "window"):

@@ -14,7 +14,7 @@ from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from pprobe_core.wording import plural, verified
-from ui import cards, exports, shell, words
+from ui import cards, exports, library, selection, shell, words
 
 NUMBER = st.column_config.NumberColumn
 TEXT = st.column_config.TextColumn
@@ -138,7 +138,7 @@ def pairs_table(pairs: pd.DataFrame, circuit: Circuit | None) -> int:
 
 def pair_picker(ids: Sequence[str], prompts: Sequence[str]) -> int:
     """The pair that is shown in full: chosen here, or ticked in the table above; returns its place."""
-    shell.start_at("pair", ids, ids[0])
+    selection.start_at("pair", ids, ids[0])
     short = dict(zip(ids, short_ids(ids), strict=True))
     shown = dict(zip(ids, prompts, strict=True))
     st.selectbox(
@@ -149,7 +149,7 @@ def pair_picker(ids: Sequence[str], prompts: Sequence[str]) -> int:
         help="The pair below. Ticking a row of the table chooses it too.",
         persist_state="session",
     )
-    shell.write_address()
+    selection.write_address()
     return list(ids).index(st.session_state["pair"])
 
 
@@ -157,7 +157,7 @@ def take_over_tick(table_key: str, ids: Sequence[str]) -> None:
     """A ticked row of a table of pairs chooses that pair."""
     ticked = ((st.session_state.get(table_key) or {}).get("selection") or {}).get("rows") or []
     if ticked and ticked[0] < len(ids):
-        shell.choose("pair", ids[ticked[0]])
+        selection.choose("pair", ids[ticked[0]])
 
 
 def short_ids(ids: Sequence[str]) -> list[str]:
@@ -193,7 +193,7 @@ def history(runs: pd.DataFrame) -> list[str]:
     """The list of runs; returns the ids of the chosen rows."""
     rows = runs.assign(
         flip_rate=100 * runs["flip_rate"],
-        circuit=shell.circuit_titles(runs["circuit"]),
+        circuit=library.circuit_titles(runs["circuit"]),
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
         thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),
@@ -296,7 +296,7 @@ def _setting(run: Run, name: str) -> str:
     """What was asked for, in the words the pages use."""
     value = str(getattr(run.request, name))
     if name == "circuit":
-        return shell.circuit_title(value)
+        return library.circuit_title(value)
     named = {"coupling": words.COUPLINGS, "thinking": words.THINKING, "strings_from": words.STRINGS_FROM}
     return named[name].get(value, value) if name in named else value
 
