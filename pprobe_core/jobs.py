@@ -1,6 +1,8 @@
 """Probes, sweeps and comparisons in the background: one worker owns the models; requests queue and can be stopped."""
 
 import contextlib
+import functools
+import gc
 import os
 import tempfile
 import threading
@@ -468,7 +470,7 @@ class Jobs:
             self.store.set_job_state(live.at, "done", run_id=run.run_id, sweep_id=sweep_id)
             return
         self.store.set_job_state(live.at, "running", run_id=run.run_id, sweep_id=sweep_id)
-        _passive_waiting()
+        _prepare_libraries()
         from pprobe_core import sweeping
 
         with self.models().lease(run.request.model, live.stop, live) as loaded:
@@ -476,7 +478,7 @@ class Jobs:
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
         """Run one probe, committing every block, and store its run."""
-        _passive_waiting()
+        _prepare_libraries()
         import pandas as pd
 
         from pprobe_core.probing import probe
@@ -575,10 +577,16 @@ class Jobs:
         return [self._status(row) for row in self.store.jobs()]
 
 
-def _passive_waiting() -> None:
+@functools.cache
+def _prepare_libraries() -> None:
+    """Import torch and transformers, once."""
     # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import_libraries()
+    # Hundreds of thousands of objects are there to stay. Looking through them again, each time Python collects garbage,
+    # would hold up every page for half a second.
+    gc.collect()
+    gc.freeze()
 
 
 def shape_of(run: Run) -> ModelShape:

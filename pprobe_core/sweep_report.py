@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -301,7 +301,7 @@ def sweep_text(store: Store, sweep_id: str) -> str:
 
 def with_places(rows: Sequence[Any], points: pd.DataFrame) -> pd.DataFrame:
     """Rates or regimes as a frame with the coordinates of their points; the unedited model's have none."""
-    frame = pd.DataFrame([asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in rows])
+    frame = pd.DataFrame([row if isinstance(row, dict) else dict(vars(row)) for row in rows])
     if frame.empty:
         return frame
     return frame.merge(points.drop_duplicates("key")[["key", *COORDINATES]], on="key", how="left")

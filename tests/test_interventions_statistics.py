@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 
 from pprobe_core.interventions.statistics import (
     Comparison,
@@ -102,6 +103,13 @@ def test_holm_multiplies_the_smallest_by_how_many_there_are_and_leaves_gaps() ->
     assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
     assert holm([None]) == [None]
     assert holm([]) == []
+
+
+def test_holm_is_the_librarys() -> None:
+    generator = np.random.default_rng(0)
+    for n in (1, 2, 7, 40):
+        p_values = np.round(generator.uniform(size=n) ** 3, 2)  # with ties
+        assert holm(list(p_values)) == list(multipletests(p_values, method="holm")[1])
 
 
 def test_a_comparison_says_what_its_points_say() -> None:

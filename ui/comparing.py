@@ -21,7 +21,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, exports, job_panel, library, models, shell, words
+from ui import backend, exports, job_panel, kept, library, models, shell, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -302,7 +302,7 @@ def _states(found: Compared) -> list[str]:
     return [f"{part.state}{part.error or ''}" for part in found.parts]
 
 
-@st.cache_data(max_entries=48, show_spinner="Reading the runs")
+@kept.frames(48, "Reading the runs")
 def _frame(name: str, key: tuple[str, ...], what: str, _found: Compared) -> pd.DataFrame:
     """One frame; `key` and `what` decide it, `_found` holds what it is made from."""
     return _BUILDERS[name](_found, shell.store(), what)
@@ -312,7 +312,7 @@ def _outcomes(sweep_id: str) -> pd.DataFrame:
     return _outcome_table(sweep_id, str(shell.store().path))
 
 
-@st.cache_data(max_entries=120, show_spinner="Counting the answers")
+@kept.frames(120, "Counting the answers")
 def _outcome_table(sweep_id: str, where: str) -> pd.DataFrame:
     return compare_frames.outcome_table(shell.store(), sweep_id)
 

@@ -10,7 +10,7 @@ from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.reproduction import Agreement
 from pprobe_core.store import Run, Sweep, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, job_panel, shell, words
+from ui import backend, job_panel, kept, shell, words
 
 
 def date_of(shown: Run | Sweep) -> str:
@@ -69,7 +69,7 @@ def _progress(job_id: str, date: str, watched: bool) -> None:
     """The notice while the result is computed here, as high as before; the page is drawn again when that ends."""
     job = backend.jobs().status(job_id)
     if job.state not in job_panel.ACTIVE:
-        st.cache_data.clear()  # tables are kept by the run's id, which stays the same
+        kept.forget()  # tables are kept by the run's id, which stays the same
         st.rerun()
     where = "" if watched else f" {job.message or 'Starting'}{f': {job.count}' if job.total else ''}."
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
@@ -202,7 +202,7 @@ def set_controls() -> None:
 
 def forget() -> None:
     """After the set changed: nothing shown may rest on what is gone."""
-    st.cache_data.clear()
+    kept.forget()
     st.session_state["_deleted"] = st.session_state.get("_deleted", 0) + 1
     run_id = st.session_state.get("run")
     if run_id and not shell.store().has_run(run_id):

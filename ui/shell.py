@@ -16,7 +16,7 @@ from pprobe_core.probing.strings import parse_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run, Store, Sweep
 from pprobe_core.wording import plural, verified
-from ui import backend, exports, library, presenter, selection, terms, words
+from ui import backend, exports, kept, library, presenter, selection, terms, words
 from ui.terms import escaped
 
 START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, CIRCUITS, GLOSSARY = (
@@ -71,7 +71,7 @@ def store() -> Store:
     return backend.jobs().store
 
 
-@st.cache_data(max_entries=12, show_spinner=False)
+@kept.frames(12)
 def table(name: str, run_id: str, where: str) -> pd.DataFrame:
     """A table of a finished run (pairs, layers, neurons ...). Runs never change, so the id is the key."""
     return getattr(store(), name)(run_id)
@@ -247,7 +247,7 @@ def top_neurons(run_id: str, ranking: str, k: int) -> pd.DataFrame:
     return _top_neurons(run_id, ranking, k, str(store().path))
 
 
-@st.cache_data(max_entries=24, show_spinner=False)
+@kept.frames(24)
 def _top_neurons(run_id: str, ranking: Any, k: int, where: str) -> pd.DataFrame:
     return store().top_neurons(run_id, ranking, k)
 
@@ -265,7 +265,7 @@ def neuron_crowd(run_id: str, ranking: str) -> pd.DataFrame:
     return _neuron_crowd(run_id, ranking, str(store().path))
 
 
-@st.cache_data(max_entries=12, show_spinner=False)
+@kept.frames(12)
 def _neuron_crowd(run_id: str, ranking: Any, where: str) -> pd.DataFrame:
     if store().n_neurons(run_id) <= neuron_charts.SCATTER_LIMIT:
         return store().neurons(run_id)
@@ -285,7 +285,7 @@ def n_beyond(run: Run) -> int | None:
 def delete_run(run_id: str) -> None:
     """Delete a run and forget it where it was the one shown."""
     store().delete_run(run_id)
-    table.clear()
+    kept.forget()
     st.session_state["_deleted"] = st.session_state.get("_deleted", 0) + 1
     if st.session_state.get("run") == run_id:
         st.session_state["run"] = st.session_state["sweep"] = ""

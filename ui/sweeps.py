@@ -16,7 +16,7 @@ from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
-from ui import backend, cards, exports, library, shell, terms, words
+from ui import backend, cards, exports, kept, library, shell, terms, words
 
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
@@ -100,7 +100,7 @@ def facts(sweep: Sweep) -> str:
 # ----------------------------------------------------------------------------------------------------------- data
 
 
-@st.cache_data(max_entries=24, show_spinner=False)
+@kept.frames(24)
 def _points(sweep_id: str, where: str) -> pd.DataFrame:
     return shell.store().sweep_points(sweep_id, per_prompt=False)
 
@@ -125,7 +125,7 @@ def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str =
     return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
 
 
-@st.cache_data(max_entries=24, show_spinner=False)
+@kept.frames(24)
 def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
     rows = outcomes.as_rows(_outcomes(sweep_id, where, use_labels, labels))
     return sweep_report.with_places(rows, _points(sweep_id, where))
@@ -137,7 +137,7 @@ def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
     return _rates(sweep.sweep_id, str(shell.store().path), use_labels, labels)
 
 
-@st.cache_data(max_entries=24, show_spinner=False)
+@kept.frames(24)
 def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
     return sweep_report.with_places(outcomes.regimes(_outcomes(sweep_id, where)), _points(sweep_id, where))
 

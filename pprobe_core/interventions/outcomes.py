@@ -5,7 +5,7 @@ Pure functions from answers (rows of SweepResponse) to one row per point. Rates 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, side_of, strip_thinking
@@ -180,8 +180,15 @@ def has_content(reference: Reference | None) -> bool:
 
 
 def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRate:
-    seeds = sorted({tally.seed for tally, _, _ in rows})
-    n, n_yes = sum(t.n for t, _, _ in rows), sum(t.n for t, _, after in rows if after)
+    n = n_yes = n_before = lost = 0  # a window has tens of thousands of rates: each is counted in one go
+    seen: set[int] = set()
+    for tally, before, after in rows:
+        n += tally.n
+        n_yes += tally.n if after else 0
+        n_before += tally.n if before else 0
+        lost += tally.n if before and not after else 0
+        seen.add(tally.seed)
+    gained, seeds = n_yes - (n_before - lost), sorted(seen)
     found: Rate = rate(n_yes, n)
     low, high = found.low, found.high
     by_seed: tuple[float, ...] = ()
@@ -195,8 +202,6 @@ def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRa
         interval = stats.bootstrap_mean([sum(v) / len(v) for v in of_prompt.values()], seeds[0])
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         by_seed = tuple(sum(v) / len(v) for v in of_seed.values())
-    gained = sum(t.n for t, before, after in rows if after and not before)
-    lost = sum(t.n for t, before, after in rows if before and not after)
     return OutcomeRate(
         key=key,
         split=split,
@@ -204,7 +209,7 @@ def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRa
         title=title,
         n=n,
         n_yes=n_yes,
-        n_before=sum(t.n for t, before, _ in rows if before),
+        n_before=n_before,
         share=found.share,
         low=low,
         high=high,
@@ -258,4 +263,4 @@ def regimes(rates: Sequence[OutcomeRate]) -> tuple[LayerRegime, ...]:
 
 def as_rows(rates: Sequence[OutcomeRate]) -> list[dict[str, object]]:
     """Plain rows for a frame or JSON."""
-    return [asdict(one) for one in rates]
+    return [dict(vars(one)) for one in rates]
