@@ -43,7 +43,7 @@ from pprobe_core.report import STRUCTURES
 from pprobe_core.reproduction import comparison_json, document_text, reproduce_json
 from pprobe_core.store import Run, Store, Sweep
 from pprobe_core.store.sweeps import STAGES
-from pprobe_core.wording import plural, verified
+from pprobe_core.wording import plural, verified, with_minus
 
 TOP = 50  # neurons marked in the map
 N_LISTED = 20  # neurons and pairs that are listed openly; more are folded or left out, and the words say so
@@ -99,7 +99,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str 
 
 
 def _list(sentences: Iterable[object]) -> str:
-    items = "".join(f"<li>{_h(sentence)}</li>" for sentence in sentences)
+    items = "".join(f"<li>{_h(with_minus(str(sentence)))}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else ""
 
 

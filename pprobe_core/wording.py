@@ -1,5 +1,6 @@
 """Numbers beside their nouns, in the sentences of reports, errors and pages."""
 
+import re
 from collections.abc import Mapping
 
 
@@ -7,6 +8,11 @@ def plural(n: int, noun: str, verb: tuple[str, str] | None = None, *, suffix: st
     """ "1 pair", "1,200 pairs"; with both forms of a verb "1 pair is", "2 pairs are"."""
     text = f"{n:,} {noun}{'' if n == 1 else suffix}"
     return text if verb is None else f"{text} {verb[n != 1]}"
+
+
+def with_minus(text: str) -> str:
+    """The minus sign before negative numbers of a sentence, where a hyphen was stored: `from −10.94 to +2.10`."""
+    return re.sub(r"(?<![\w.−-])-(?=\d)", "−", text)
 
 
 def gigabytes(n_bytes: float) -> str:

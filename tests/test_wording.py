@@ -2,7 +2,7 @@
 
 import pytest
 
-from pprobe_core.wording import duration, gigabytes, parts_of_bytes, plural, verified
+from pprobe_core.wording import duration, gigabytes, parts_of_bytes, plural, verified, with_minus
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,10 @@ def test_a_self_check_is_told_by_its_largest_error() -> None:
     assert verified(check) == "structure verified: error 3e-07"
     assert verified({"ffn_error": 0.0, "layer_error": 0.0}) == "structure verified: no error"
     assert verified(None) == ""
+
+
+def test_a_stored_hyphen_becomes_a_minus_only_before_a_number() -> None:
+    assert with_minus("from -10.94 to +2.10, [-1, 2], (-3)") == "from −10.94 to +2.10, [−1, 2], (−3)"
+    assert (
+        with_minus("norm-aware, mini-qwen3, 3-5, 1e-07, 2026-11-26") == "norm-aware, mini-qwen3, 3-5, 1e-07, 2026-11-26"
+    )

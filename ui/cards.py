@@ -13,8 +13,8 @@ from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.store import Run
-from pprobe_core.wording import plural
-from ui import library, shell, terms, words
+from pprobe_core.wording import plural, with_minus
+from ui import exports, library, shell, terms, words
 
 STRUCTURE_LOOK: Mapping[str, tuple[str, Any]] = {
     "opposition": (":material/compare_arrows:", "orange"),
@@ -51,7 +51,9 @@ def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None
         st.markdown(f"**What to do with it.** {advice}")
         reasons = list(verdict.get("reasons") or [])[:n_reasons]
         if reasons:
-            st.markdown("**Why.**\n" + "\n".join(f"- {terms.marked(str(reason), seen=seen)}" for reason in reasons))
+            st.markdown(
+                "**Why.**\n" + "\n".join(f"- {terms.marked(with_minus(str(reason)), seen=seen)}" for reason in reasons)
+            )
         circuit = library.circuit_of(run.request.circuit)
         if circuit and circuit.expected_note:
             st.caption(f"For comparison: {shell.escaped(circuit.expected_note)}")
@@ -151,12 +153,14 @@ def concentration(run: Run) -> str:
 
 def preview_table(preview: pd.DataFrame) -> None:
     """Target and control strings as token ids, with the ones that are not one token flagged."""
-    rows = preview.assign(
+    shown = preview.assign(
         ids=[", ".join(map(str, ids or [])) for ids in preview["ids"]],
         string=[charts.visible(str(text)) for text in preview["string"]],
     )
-    st.dataframe(
-        rows[["side", "string", "used", *(["note"] if rows["note"].fillna("").ne("").any() else []), "ids"]],
+    rows = shown[["side", "string", "used", *(["note"] if shown["note"].fillna("").ne("").any() else []), "ids"]]
+    exports.table(
+        rows,
+        key="first_tokens",
         hide_index=True,
         height="content" if len(rows) < 9 else 320,
         alt="Target and control strings with their token ids",

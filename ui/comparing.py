@@ -169,13 +169,13 @@ def state_of(request: CompareRequest, found: Compared) -> None:
     with st.container(border=True, key="compare_state"):
         done = sum(part.state == "done" for part in found.parts)
         st.markdown(f"**{done} of {len(found.parts)} parts are there**", help=words.HELP["compare_matrix"])
-        st.dataframe(
-            _matrix_table(found),
+        exports.table(
+            _matrix_table(found).rename_axis("Behaviour"),
             height="content",
             key="compare_matrix",
             alt="Which parts of the comparison are there, by behaviour and model",
             column_config={
-                "_index": st.column_config.TextColumn("Behaviour", width=176, help=words.HELP["circuit"]),
+                "Behaviour": st.column_config.TextColumn(width=176, help=words.HELP["circuit"]),
                 **{
                     found.label(model): st.column_config.TextColumn(help=words.HELP["compare_matrix"])
                     for model in dict.fromkeys(part.unit.model for part in found.parts)

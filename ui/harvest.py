@@ -9,7 +9,7 @@ from pprobe_core.probing.harvest import Coverage, Harvest, harvest, harvested_re
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.stats import wilson
 from pprobe_core.store import Run, job_id_of
-from ui import backend, job_panel, shell, words
+from ui import backend, exports, job_panel, shell, words
 
 KEPT = {"target": "Target", "control": "Control", "both": "Starts both", "rare": "Rare", "unwritable": "Part of one"}
 
@@ -77,8 +77,9 @@ def _table(found: Harvest) -> None:
             "Becomes": [KEPT[count.kept] for count in found.counts],
         }
     )
-    st.dataframe(
+    exports.table(
         rows,
+        key="harvest_tokens",
         hide_index=True,
         height="content" if len(rows) < 9 else 320,
         alt="First tokens of the model's answers with their counts",

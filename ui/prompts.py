@@ -18,7 +18,7 @@ from pprobe_core.circuits.prompt_sets import MAX_PAIRS, MAX_PROMPT_CHARS, built_
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.wording import plural
-from ui import library, shell, words
+from ui import exports, library, shell, words
 
 PREVIEWED = 8  # pairs of a kept set
 SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
@@ -323,7 +323,7 @@ def preview(pairs: Pairs, tag: str) -> Pairs:
             {"Left out because": reason, "Rows": len(found), "Which": _some(found)}
             for reason, found in pairs.left_out.items()
         ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Rows left out, by reason")
+        exports.table(pd.DataFrame(rows), key="left_out", hide_index=True, alt="Rows left out, by reason")
     for note in pairs.notes:
         st.caption(shell.escaped(note))
     if not pairs.lines:

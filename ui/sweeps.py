@@ -16,6 +16,7 @@ from pprobe_core.interventions.steering import Steering, percent_range, steering
 from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
+from pprobe_core.wording import with_minus
 from ui import backend, cards, exports, kept, library, shell, terms, words
 
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
@@ -284,7 +285,8 @@ def stage_card(run: Run, sweep: Sweep) -> None:
     with st.container(border=True, key="stage_card"):
         cards.stage_ladder(str(sweep.summary["stage"]))
         seen: set[str] = set()
-        st.markdown("\n".join(f"- {terms.marked(str(text), seen=seen)}" for text in sweep.summary["stage_reasons"]))
+        reasons = (terms.marked(with_minus(str(text)), seen=seen) for text in sweep.summary["stage_reasons"])
+        st.markdown("\n".join(f"- {reason}" for reason in reasons))
         if run.stage != sweep.summary["stage"]:
             st.caption(f"With all its sweeps the run has reached the stage *{run.stage}*.")
 

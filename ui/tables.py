@@ -268,7 +268,10 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
     )
     for label, name in settings:
         rows.append({"What": label, "A": _setting(run_a, name), "B": _setting(run_b, name)})
-    st.table(pd.DataFrame(rows).set_index("What"))
+    table = pd.DataFrame(rows).set_index("What")
+    st.table(table)
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        exports.save_table(table, "two_runs")
 
 
 def shared_neurons(run_a: Run, run_b: Run, k: int = 50) -> str:
