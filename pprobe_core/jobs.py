@@ -1,5 +1,6 @@
 """Probes, sweeps and comparisons in the background: one worker owns the models; requests queue and can be stopped."""
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -587,6 +588,7 @@ def _prepare_libraries() -> None:
     # would hold up every page for half a second.
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # what is let go at the end finds everything as it was
 
 
 def shape_of(run: Run) -> ModelShape:
