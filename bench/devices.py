@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,16 +28,18 @@ from pprobe_core import settings
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.interventions.directions import find_directions
-from pprobe_core.interventions.edits import ModelShape
+from pprobe_core.interventions.edits import ModelShape, Neuron
 from pprobe_core.interventions.evaluator import Evaluator, prompts_of
 from pprobe_core.interventions.generation import GenerationSettings, respond
 from pprobe_core.interventions.measured import ranked_neurons
-from pprobe_core.interventions.plans import dose_plan, window_plan
+from pprobe_core.interventions.plans import Planned, dose_plan, window_plan
 from pprobe_core.models.catalogue import shipped_models
 from pprobe_core.models.loading import LoadedModel, load_model
 from pprobe_core.probing import probe
 from pprobe_core.probing.capture import last_logits
 from pprobe_core.probing.types import ProbeRequest
+
+Result = TypeVar("Result")
 
 CIRCUITS = ("safety_refusal", "language")
 TOP = 50
@@ -73,65 +75,59 @@ def wait_for(device: str) -> None:
         torch.mps.synchronize()
 
 
-def everything(loaded: LoadedModel, circuit_id: str, n_pairs: int | None) -> dict[str, Any]:
-    """F of every prompt, the first neurons, what sweeps and answers give, and the seconds of each."""
-    circuit = load_circuit(circuit_id)
-    prompts = load_prompt_set(circuit, "mini")
-    request = ProbeRequest(loaded.id, circuit_id, limit=n_pairs)
-    out: dict[str, Any] = {"seconds": {}}
+class Side:
+    """A model on one device: what a probe, sweeps and answers give there, and the seconds of each."""
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def __init__(self, loaded: LoadedModel, circuit_id: str, n_pairs: int | None) -> None:
+        circuit = load_circuit(circuit_id)
+        prompts = load_prompt_set(circuit, "mini")
+        request = ProbeRequest(loaded.id, circuit_id, limit=n_pairs)
+        self.device, self.seconds = loaded.device, dict[str, float]()
+        result = self.timed("probe", lambda: probe.run(loaded, circuit, prompts, request))
+        self.logit_diff = result.pairs[["logit_diff_original", "logit_diff_perturbed"]].to_numpy(float)
+        self.flipped = result.pairs["flipped"].to_numpy(bool)
+        self.answers = result.pairs[["response_original", "response_perturbed"]].to_numpy(str)
+        self.ranked = ranked_neurons(result.neurons, "ablation", "target")
+        prepared = probe.prepare(loaded, circuit, prompts, request)
+        condition = circuit.sweep.condition
+        self.evaluator = Evaluator(loaded, prompts_of(prepared.pairs, condition), condition)
+        s = loaded.structure
+        self.shape = ModelShape(s.n_layers, s.d_mlp, s.d_model)
+
+    def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        """Do something and note its seconds, until the device has done it."""
         start = time.perf_counter()
         result = work()
-        wait_for(loaded.device)
-        out["seconds"][name] = time.perf_counter() - start
+        wait_for(self.device)
+        self.seconds[name] = time.perf_counter() - start
         return result
 
-    result = timed("probe", lambda: probe.run(loaded, circuit, prompts, request))
-    out["logit_diff"] = result.pairs[["logit_diff_original", "logit_diff_perturbed"]].to_numpy(float)
-    out["flipped"] = result.pairs["flipped"].to_numpy(bool)
-    out["answers"] = result.pairs[["response_original", "response_perturbed"]].to_numpy(str)
-    ranked = ranked_neurons(result.neurons, "ablation", "target")
-    out["top"] = {str(neuron) for neuron in ranked[:TOP]}
-    prepared = probe.prepare(loaded, circuit, prompts, request)
-    evaluator = Evaluator(loaded, prompts_of(prepared.pairs, circuit.sweep.condition), circuit.sweep.condition)
-    s = loaded.structure
-    shape = ModelShape(s.n_layers, s.d_mlp, s.d_model)
-    out["shape"] = shape
+    def sweep(self, ranked: Sequence[Neuron]) -> None:
+        """Dose, window and edited answers, over the same neurons on every side."""
+        doses = dose_plan(ranked[:100], self.shape, settings.SEED)
+        self.dose = self.timed("dose", lambda: self._deltas(doses))
+        directions = find_directions(self.evaluator, "difference_of_means")
+        window = window_plan(directions, settings.SEED, strengths=(-1.0, 1.0))
+        self.window = self.timed("window", lambda: self._deltas(window))
+        edits = [(), next(p.edits for p in doses if p.arm == "ranked" and p.n_neurons == TOP)]
+        answers = self.timed("edited answers", lambda: list(respond(self.evaluator, edits, GenerationSettings(16))))
+        self.edited = np.array([a.text for a in sorted(answers, key=lambda a: (a.edit, a.prompt))])
 
-    def sweep(plan: Sequence[Any]) -> np.ndarray:
-        return np.stack([measured.delta for measured in evaluator.evaluate([planned.edits for planned in plan])])
-
-    out["ranked"] = ranked
-    out["evaluator"] = evaluator
-    out["sweep"] = sweep
-    out["timed"] = timed
-    return out
+    def _deltas(self, plan: Sequence[Planned]) -> np.ndarray:
+        return np.stack([measured.delta for measured in self.evaluator.evaluate([planned.edits for planned in plan])])
 
 
-def sweeps(found: dict[str, Any], ranked: Sequence[Any]) -> None:
-    """Dose, window and edited answers of one side, over the same neurons on both."""
-    evaluator, timed = found["evaluator"], found["timed"]
-    doses = dose_plan(ranked[:100], found["shape"], settings.SEED)
-    found["dose"] = timed("dose", lambda: found["sweep"](doses))
-    directions = find_directions(evaluator, "difference_of_means")
-    window = window_plan(directions, settings.SEED, strengths=(-1.0, 1.0))
-    found["window"] = timed("window", lambda: found["sweep"](window))
-    edits = [(), next(p.edits for p in doses if p.arm == "ranked" and p.n_neurons == TOP)]
-    answers = timed("edited answers", lambda: list(respond(evaluator, edits, GenerationSettings(16))))
-    found["edited"] = np.array([a.text for a in sorted(answers, key=lambda a: (a.edit, a.prompt))])
-
-
-def agreement(reference: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+def agreement(reference: Side, other: Side) -> dict[str, float]:
     """How far one side's numbers are from the reference's; differences in logits, shares as fractions."""
+    top = {str(neuron) for neuron in reference.ranked[:TOP]}
     return {
-        "F, largest difference": float(np.abs(reference["logit_diff"] - other["logit_diff"]).max()),
-        "same flips": float((reference["flipped"] == other["flipped"]).mean()),
-        "same first 50": len(reference["top"] & other["top"]) / TOP,
-        "dose, largest": float(np.abs(reference["dose"] - other["dose"]).max()),
-        "window, largest": float(np.nanmax(np.abs(reference["window"] - other["window"]))),
-        "same answers": float((reference["answers"] == other["answers"]).mean()),
-        "same edited answers": float((reference["edited"] == other["edited"]).mean()),
+        "F, largest difference": float(np.abs(reference.logit_diff - other.logit_diff).max()),
+        "same flips": float((reference.flipped == other.flipped).mean()),
+        "same first 50": len(top & {str(neuron) for neuron in other.ranked[:TOP]}) / TOP,
+        "dose, largest": float(np.abs(reference.dose - other.dose).max()),
+        "window, largest": float(np.nanmax(np.abs(reference.window - other.window))),
+        "same answers": float((reference.answers == other.answers).mean()),
+        "same edited answers": float((reference.edited == other.edited).mean()),
     }
 
 
@@ -145,17 +141,17 @@ def shipped(device: str, n_pairs: int | None) -> list[dict[str, Any]]:
         for dtype in ("float32", "bfloat16"):
             sides[device, dtype] = load_model(entry.id, device=device, dtype=dtype)
         for circuit in CIRCUITS:
-            found = {side: everything(loaded, circuit, n_pairs) for side, loaded in sides.items()}
-            reference = found["cpu", "float32"]
-            for side in found.values():
-                sweeps(side, reference["ranked"])
+            found = {side: Side(loaded, circuit, n_pairs) for side, loaded in sides.items()}
+            reference = found.pop(("cpu", "float32"))
+            for side in (reference, *found.values()):
+                side.sweep(reference.ranked)
             for (where, dtype), side in found.items():
-                if where != "cpu":
-                    row = {"case": f"{entry.id} {circuit} {where} {dtype}"} | agreement(reference, side)
-                    rows.append(
-                        row | {f"{k} s": v for k, v in side["seconds"].items()}
-                        | {f"{k} s cpu": v for k, v in reference["seconds"].items()}
-                    )  # fmt: skip
+                rows.append(
+                    {"case": f"{entry.id} {circuit} {where} {dtype}"}
+                    | agreement(reference, side)
+                    | {f"{k} s": v for k, v in side.seconds.items()}
+                    | {f"{k} s cpu": v for k, v in reference.seconds.items()}
+                )
     return rows
 
 
