@@ -1,10 +1,12 @@
 """Published sets: fetched at their commit, checked by their SHA-256, mixed by recipe; all from a server of our own."""
 
+import hashlib
 import io
 import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,16 +41,24 @@ class Web(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.asked: list[str] = []
         self.tokens: list[str] = []
+        self.sets = dict(KNOWN)
         self.cut = False  # breaks a file off half way
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def holds(self, known: KnownSet, raw: bytes) -> None:
+    def holds(self, known: KnownSet, raw: bytes) -> KnownSet:
+        """Publish a file under the set's address; the set as a catalogue has it in which that is the file."""
         source = known.source
         head = f"/{source.github}" if source.github else f"/datasets/{source.hub}/resolve"
         self.files[f"{head}/{source.revision}/{source.file}"] = raw
+        return self.catalogue(known, raw)
+
+    def catalogue(self, known: KnownSet, raw: bytes) -> KnownSet:
+        """The set as a catalogue has it in which these bytes are its file; from now on it is the one in use."""
+        self.sets[known.set_id] = replace(known, sha256=hashlib.sha256(raw).hexdigest())
+        return self.sets[known.set_id]
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -97,6 +107,7 @@ def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Web]:
     monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     server = Web()
+    monkeypatch.setattr(known_sets, "known_sets", lambda: server.sets)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
@@ -146,8 +157,8 @@ def test_every_set_is_pinned_has_a_licence_and_fits_circuits_that_exist() -> Non
     for known in KNOWN.values():
         source = known.source
         assert bool(source.github) != bool(source.hub)
-        assert source.revision is None or re.fullmatch(r"[0-9a-f]{40}", source.revision)
-        assert known.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", known.sha256)
+        assert re.fullmatch(r"[0-9a-f]{40}", source.revision)
+        assert re.fullmatch(r"[0-9a-f]{64}", known.sha256)
         assert known.licence
         assert bool(known.fits) != bool(known.no_pairs)
         assert set(known.fits) <= set(circuits)
@@ -176,7 +187,7 @@ def test_the_columns_of_a_set_make_pairs_of_every_circuit_it_fits(web: Web, know
         expected = {"mbpp": 119} | dict.fromkeys(("harmbench", "xstest"), 60)
         assert len(pairs) == expected.get(known.set_id, 120)
         assert made.origin.licence == known.licence
-        assert str(known.source.revision) in made.origin.url
+        assert known.source.revision in made.origin.url
         assert pairs[0].pair_id.startswith(f"{known.set_id}-")
 
 
@@ -196,27 +207,20 @@ def test_templates_put_the_sets_own_answers_into_the_claims(web: Web) -> None:
 # Checksums ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_download_records_the_checksum_and_a_changed_file_is_refused(web: Web, tmp_path: Path) -> None:
-    known = KNOWN["advbench"]
-    web.holds(known, stand_in(known))
-    assert known_sets.recorded_sha256(known) is None
+def test_only_the_catalogues_file_is_used_and_it_is_fetched_once(web: Web, tmp_path: Path) -> None:
+    known = web.holds(KNOWN["advbench"], stand_in(KNOWN["advbench"]))
     first = fetch(known, **bases(web))
-    assert "recorded now" in first.check
+    assert known.sha256[:12] in first.check
     assert "120 rows; 520 were expected" in first.check
-    again = fetch(known, **bases(web))
-    assert "recorded with the first download" in again.check
+    assert fetch(known, **bases(web)).check == first.check
     assert len(web.asked) == 1, "what is here is not fetched again"
-    (tmp_path / "cache" / "known_sets" / "advbench" / "harmful_behaviors.csv").unlink()
-    web.holds(known, stand_in(known, 119))
-    with pytest.raises(BadRequest, match="recorded with the first download"):
-        fetch(known, **bases(web))
-    web.holds(known, stand_in(known))
-    assert fetch(known, **bases(web)).sha256 == first.sha256
+    with pytest.raises(BadRequest, match=rf"but {KNOWN['advbench'].sha256[:12]}… is in this catalogue"):
+        fetch(KNOWN["advbench"], **bases(web))
+    assert known_sets.here(known), "what was here before is still there"
 
 
 def test_a_damaged_copy_is_fetched_anew(web: Web, tmp_path: Path) -> None:
-    known = KNOWN["advbench"]
-    web.holds(known, stand_in(known))
+    known = web.holds(KNOWN["advbench"], stand_in(KNOWN["advbench"]))
     fetch(known, **bases(web))
     (tmp_path / "cache" / "known_sets" / "advbench" / "harmful_behaviors.csv").write_text("goal,target\nx,y\n")
     assert len(fetch(known, **bases(web)).table.rows) == 120
@@ -224,20 +228,18 @@ def test_a_damaged_copy_is_fetched_anew(web: Web, tmp_path: Path) -> None:
 
 
 def test_another_table_under_the_name_is_refused(web: Web) -> None:
-    web.holds(KNOWN["xstest"], b"a,b\n1,2\n")
+    known = web.holds(KNOWN["xstest"], b"a,b\n1,2\n")
     with pytest.raises(BadRequest, match="no column 'id'"):
-        fetch(KNOWN["xstest"], **bases(web))
-    assert not known_sets.here(KNOWN["xstest"])
+        fetch(known, **bases(web))
+    assert not known_sets.here(known)
 
 
 def test_an_uploaded_file_is_recognised_and_serves_without_a_network(web: Web) -> None:
-    known = KNOWN["jailbreakbench"]
-    raw = stand_in(known, known.n_rows)
-    assert recognise("harmful-behaviors.csv", raw) is known
-    assert recognise("other.csv", raw) is None
-    assert recognise("harmful-behaviors.csv", stand_in(known, 99)) is None
-    known_sets.accept(known, raw, str(known.source.revision), "")
-    assert recognise("other.csv", raw) is known
+    raw = stand_in(KNOWN["jailbreakbench"], 100)
+    assert recognise(raw) is None
+    known = web.catalogue(KNOWN["jailbreakbench"], raw)
+    assert recognise(raw) is known
+    known_sets.accept(known, raw)
     assert len(load_prompt_set("safety_refusal", add_known("jailbreakbench", **bases(web)).name).pairs) == 100
     assert web.asked == []
 

@@ -238,11 +238,16 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(prompt_page: Callable[..
     assert "keep_set" not in [button.key for button in app.button]
 
 
-def test_a_published_file_is_recognised_and_kept_for_the_mix(prompt_page: Callable[..., AppTest]) -> None:
+def test_a_published_file_is_recognised_and_kept_for_the_mix(
+    prompt_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = "".join(
         json.dumps({"question_id": i, "category": "ours", "turns": [f"Count to {i}.", "More."]}) + "\n"
         for i in range(80)
     )
+    known = known_sets.known_sets()
+    ours = replace(known["mt_bench"], sha256=hashlib.sha256(text.encode()).hexdigest())  # a catalogue with this file
+    monkeypatch.setattr(known_sets, "known_sets", lambda: {**known, "mt_bench": ours})
     app = upload(prompt_page(circuit="language"), "question.jsonl", text)
     assert "This is MT-Bench: recognised by its content." in words_on(app)
     assert known_sets.here(known_sets.find_known("mt_bench"))
@@ -265,7 +270,7 @@ def test_a_published_set_shows_its_licence_first_and_says_what_to_do_without_a_n
     app.segmented_control(key="prompt_source").set_value("known").run()
     shown = words_on(calm(app))
     assert "Licence: **MIT**" in shown
-    assert "Pinned to one commit. The first download records the SHA-256" in shown
+    assert "Used only if its SHA-256 is the one in this catalogue" in shown
     app.button(key="fetch_advbench").click().run()
     assert "upload it here" in calm(app).error[0].value
     for chosen in known_sets.known_sets():

@@ -71,9 +71,9 @@ def from_upload(circuit: Circuit) -> Source | None:
         return None
     name = own_sets.tidied(Path(uploaded.name).name, 400) or f"file{Path(uploaded.name).suffix}"
     raw = uploaded.getvalue()
-    known = _once("recognised", uploaded.file_id, lambda: known_sets.recognise(name, raw))
+    known = _once("recognised", uploaded.file_id, lambda: known_sets.recognise(raw))
     if known is not None:
-        fetched = _once("accepted", uploaded.file_id, lambda: known_sets.accept(known, raw, _revision(known), ""))
+        fetched = _once("accepted", uploaded.file_id, lambda: known_sets.accept(known, raw))
         source = _of_known(known, fetched, circuit)
         return replace(source, notes=(f"This is {known.title}: recognised by its content.", *source.notes))
     table = _once("uploaded", uploaded.file_id, lambda: read_table(name, raw))
@@ -167,7 +167,7 @@ def from_known(circuit: Circuit) -> Source | None:
             f":material/gavel: Licence: **{shell.escaped(one.licence)}**  \n"
             f"{shell.escaped(one.paper)} · {shell.escaped(one.source.label)}"
         )
-        st.caption(shell.escaped(_checksum(one)))
+        st.caption(f"Used only if its SHA-256 is the one in this catalogue ({one.sha256[:12]}…).")
         if not one.fits.get(circuit.circuit_id):
             st.info(shell.escaped(_why_not(one)), icon=":material/info:")
             return None
@@ -230,21 +230,6 @@ def _why_not(known: KnownSet) -> str:
     if known.fits:
         return f"Its columns make pairs for {', '.join(library.circuit_title(c) for c in known.fits)} only."
     return known.no_pairs
-
-
-def _checksum(known: KnownSet) -> str:
-    recorded = known_sets.recorded_sha256(known)
-    if known.sha256:
-        return f"Checked against the SHA-256 in this catalogue ({known.sha256[:12]}…)."
-    if recorded:
-        return f"Checked against the SHA-256 recorded with the first download here ({recorded[:12]}…)."
-    if known.source.revision is None:
-        return "The newest version is fetched; its commit and SHA-256 are recorded, and later downloads must match."
-    return "Pinned to one commit. The first download records the SHA-256; every later one must match it."
-
-
-def _revision(known: KnownSet) -> str:
-    return known.source.revision or "uploaded"
 
 
 def _once(what: str, key: Any, work: Callable[[], Any]) -> Any:

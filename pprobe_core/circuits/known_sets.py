@@ -1,8 +1,6 @@
 """Published prompt sets that can be fetched on request, each at one commit and checked by its SHA-256."""
 
-import datetime
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,10 +22,10 @@ from pprobe_core.errors import BadRequest
 
 @dataclass(frozen=True)
 class Source:
-    """Where a set's file is published. `revision` None: the newest at the time of the download."""
+    """Where a set's file is published: at one commit."""
 
     file: str
-    revision: str | None
+    revision: str
     github: str = ""
     hub: str = ""
 
@@ -35,7 +33,7 @@ class Source:
     def label(self) -> str:
         """The source as a person reads it."""
         place = f"github.com/{self.github}" if self.github else f"{self.hub} on the hub"
-        return f"{place} @ {(self.revision or 'newest')[:12]}, {self.file}"
+        return f"{place} @ {self.revision[:12]}, {self.file}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A published set. `sha256` None: the first download's is recorded, and later ones must match it."""
+    """A published set; `sha256` is that of its file."""
 
     set_id: str
     title: str
@@ -56,7 +54,7 @@ class KnownSet:
     licence: str
     paper: str
     source: Source
-    sha256: str | None
+    sha256: str
     n_rows: int
     columns: tuple[str, ...]
     fits: Mapping[str, Fit]  # by circuit
@@ -86,11 +84,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A known set's file on this computer: its table with the rows and columns in use, and how it was checked."""
+    """A known set's file on this computer: its table with the rows and columns in use; `url` "" when it was given."""
 
     table: Table
-    sha256: str
-    revision: str
     url: str
     check: str  # one sentence
 
@@ -151,73 +147,47 @@ def _catalogue() -> tuple[dict[str, KnownSet], dict[str, Recipe]]:
 
 def here(known: KnownSet) -> bool:
     """Whether the set's file was fetched or uploaded before, so that no network is needed."""
-    return _file(known).is_file() and _card(known) is not None
-
-
-def recorded_sha256(known: KnownSet) -> str | None:
-    """The SHA-256 a download has to match: the catalogue's, else the one recorded with the first; None before it."""
-    card = _card(known)
-    return known.sha256 or (card["sha256"] if card else None)
+    return _file(known).is_file()
 
 
 def fetch(known: KnownSet, *, github: str = fetching.GITHUB, hub: str | None = None) -> Fetched:
     """The set's table, from this computer when it is here whole, else downloaded at its commit.
 
-    Raises BadRequest when it cannot be reached, when its bytes differ from what was recorded, or are no such table.
+    Raises BadRequest when it cannot be reached, when its bytes are not those of the catalogue, or are no such table.
     """
-    card = _card(known)
-    if card is not None and _file(known).is_file():
-        raw = _file(known).read_bytes()
-        if hashlib.sha256(raw).hexdigest() == card["sha256"]:
-            return _checked(known, raw, card["revision"], card["url"])
-    source, revision = known.source, known.source.revision
+    source = known.source
     if source.github:
-        url = fetching.github_url(source.github, str(revision), source.file, github)
-        raw = fetching.download(url)
+        url = fetching.github_url(source.github, source.revision, source.file, github)
     else:
-        if revision is None:
-            revision = fetching.ask_hub(source.hub, hub=hub).revision
-        url = fetching.hub_url(source.hub, revision, source.file, hub)
-        raw = fetching.download(url, with_hub_token=True)
-    return accept(known, raw, str(revision), url)
+        url = fetching.hub_url(source.hub, source.revision, source.file, hub)
+    if here(known):
+        raw = _file(known).read_bytes()
+        if _sha256(raw) == known.sha256:
+            return _checked(known, raw, url)
+    return accept(known, fetching.download(url, with_hub_token=bool(source.hub)), url)
 
 
-def accept(known: KnownSet, raw: bytes, revision: str, url: str) -> Fetched:
-    """Check a file's bytes against what is known of the set, keep it, and return its table. Raises BadRequest."""
-    fetched = _checked(known, raw, revision, url)
+def accept(known: KnownSet, raw: bytes, url: str = "") -> Fetched:
+    """Check that a file's bytes are the set's, keep them, and return the table. Raises BadRequest."""
+    fetched = _checked(known, raw, url)
     write_whole(_file(known), raw)
-    if _card(known) is None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        card = {"sha256": fetched.sha256, "revision": revision, "url": url, "fetched_at": now}
-        write_whole(_card_file(known), json.dumps(card, indent=1).encode())
     return fetched
 
 
-def recognise(name: str, raw: bytes) -> KnownSet | None:
-    """The known set that an uploaded file is: by its SHA-256, else by its name, columns and number of rows; or None."""
-    sha256 = hashlib.sha256(raw).hexdigest()
-    for known in known_sets().values():
-        if recorded_sha256(known) == sha256:
-            return known
-    named = [k for k in known_sets().values() if Path(k.source.file).name == name and recorded_sha256(k) is None]
-    for known in named:
-        try:
-            table = read_table(name, raw)
-        except BadRequest:
-            return None
-        if set(known.columns) <= set(table.columns) and len(table.rows) + table.n_more == known.n_rows:
-            return known
-    return None
+def recognise(raw: bytes) -> KnownSet | None:
+    """The known set whose file these bytes are, if any."""
+    return next((known for known in known_sets().values() if known.sha256 == _sha256(raw)), None)
 
 
-def _checked(known: KnownSet, raw: bytes, revision: str, url: str) -> Fetched:
-    sha256 = hashlib.sha256(raw).hexdigest()
-    wanted = recorded_sha256(known)
-    if wanted is not None and sha256 != wanted:
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _checked(known: KnownSet, raw: bytes, url: str) -> Fetched:
+    if (sha256 := _sha256(raw)) != known.sha256:
         raise BadRequest(
-            f"{known.title}: the file's SHA-256 is {sha256[:12]}…, but {wanted[:12]}… was "
-            f"{'published with this catalogue' if known.sha256 else 'recorded with the first download'}. It was not "
-            "used. Try again later, or compare the two files."
+            f"{known.title}: the file's SHA-256 is {sha256[:12]}…, but {known.sha256[:12]}… is in this catalogue. "
+            "It was not used. Try again later; or look at the file, and add it as prompts of your own."
         )
     table = read_table(Path(known.source.file).name, raw)
     missing = [name for name in known.columns if name not in table.columns]
@@ -226,16 +196,11 @@ def _checked(known: KnownSet, raw: bytes, revision: str, url: str) -> Fetched:
             f"{known.title}: the file has no column {missing[0]!r}, so it is not the one of this catalogue. Found: "
             f"{', '.join(table.columns[:12])}."
         )
-    if known.sha256:
-        check = "The file's SHA-256 is the one in this catalogue."
-    elif wanted:
-        check = "The file's SHA-256 is the one recorded with the first download here."
-    else:
-        check = "The file's SHA-256 was recorded now, with the first download here; every later one must match it."
+    check = f"The file's SHA-256 is the one in this catalogue ({known.sha256[:12]}…)."
     n_rows = len(table.rows) + table.n_more
     if n_rows != known.n_rows:
         check += f" It has {n_rows:,} rows; {known.n_rows:,} were expected."
-    return Fetched(_used(known, table), sha256, revision, url, check)
+    return Fetched(_used(known, table), url, check)
 
 
 def _used(known: KnownSet, table: Table) -> Table:
@@ -251,19 +216,6 @@ def _used(known: KnownSet, table: Table) -> Table:
 
 def _file(known: KnownSet) -> Path:
     return settings.cache_dir() / "known_sets" / known.set_id / Path(known.source.file).name
-
-
-def _card_file(known: KnownSet) -> Path:
-    return _file(known).with_name("source.json")
-
-
-def _card(known: KnownSet) -> dict[str, Any] | None:
-    """What was recorded with the first download, None before it."""
-    try:
-        card = json.loads(_card_file(known).read_text("utf-8"))
-        return card if isinstance(card, dict) and {"sha256", "revision", "url"} <= set(card) else None
-    except (OSError, ValueError):
-        return None
 
 
 # Sets of one's own from them ---------------------------------------------------------------------------------------
@@ -283,8 +235,7 @@ def fit_of(known: KnownSet, circuit_id: str | None) -> tuple[Circuit, Fit]:
 
 def origin_of(known: KnownSet, fetched: Fetched) -> Origin:
     """Where a fetched set comes from."""
-    source = replace(known.source, revision=fetched.revision).label
-    return Origin("known", source, fetched.sha256, known.licence, fetched.url)
+    return Origin("known", known.source.label, known.sha256, known.licence, fetched.url)
 
 
 def add_known(set_id: str, circuit_id: str | None = None, **bases: Any) -> OwnSet:
@@ -323,7 +274,7 @@ def add_recipe(recipe_id: str, **bases: Any) -> OwnSet:
         if len(made.lines) < n:
             raise BadRequest(f"{known.title} gives {len(made.lines)} prompts, the recipe needs {n}.")
         parts.append(made)
-        hashes.append(f"{set_id} {fetched.sha256}")
+        hashes.append(f"{set_id} {known.sha256}")
         licences.append(f"{known.title}: {known.licence}")
     left_out: dict[str, tuple[int, ...]] = {}
     for part in parts:

@@ -110,9 +110,9 @@ def _from_file(options: argparse.Namespace) -> OwnSet | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadRequest(f"The file {str(path)!r} cannot be read ({reason}).") from None
-    known = known_sets.recognise(path.name, raw)
+    known = known_sets.recognise(raw)
     if known is not None:
-        fetched = known_sets.accept(known, raw, known.source.revision or "given", "")
+        fetched = known_sets.accept(known, raw)
         if options.circuit in known.fits or (options.circuit is None and known.fits):
             return known_sets.keep(known, fetched, options.circuit)
         if options.circuit is None:
