@@ -160,7 +160,7 @@ def preview_table(preview: pd.DataFrame) -> None:
     rows = shown[["side", "string", "used", *(["note"] if shown["note"].fillna("").ne("").any() else []), "ids"]]
     exports.table(
         rows,
-        key="first_tokens",
+        key="watched_tokens",
         hide_index=True,
         height="content" if len(rows) < 9 else 320,
         alt="Target and control strings with their token ids",
