@@ -162,7 +162,7 @@ def test_every_chart_and_table_of_a_page_can_be_saved(probe_page: AppTest) -> No
     assert n_charts >= 8
     for label in ("Picture (PNG)", "Drawing (SVG)", "Numbers (CSV)", "Numbers (Parquet)"):
         assert labels.count(label) == n_charts
-    assert labels.count("Table (CSV)") == labels.count("Table (Parquet)") == 3  # neurons, pairs, how it was made
+    assert labels.count("Table (CSV)") == labels.count("Table (Parquet)") == len(probe_page.dataframe) == 4
 
 
 def test_the_tables_own_download_is_off() -> None:
