@@ -147,6 +147,7 @@ def measure(db: Path, repeats: int, only: str | None, browser: bool) -> list[dic
     if not chosen:
         raise SystemExit(f"There is no page {only!r}. Pages: {', '.join(o.name for o in every)}.")
     script_seconds(every[0])  # imports
+    jobs.prepare_libraries()  # as after any job
     rows = [script_row(opening, repeats) for opening in chosen]
     jobs.close()
     if browser:

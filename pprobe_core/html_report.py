@@ -35,7 +35,7 @@ from pprobe_core.charts import Figure, number
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.compare_frames import Compared
 from pprobe_core.errors import BadRequest
-from pprobe_core.interventions.outcomes import as_rows, regimes
+from pprobe_core.interventions.outcomes import regimes
 from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepKind
 from pprobe_core.meaning import Meaning
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
@@ -372,7 +372,7 @@ def _rates(store: Store, sweep_id: str, points: pd.DataFrame) -> tuple[pd.DataFr
         rates = sweep_report.outcomes_of(store, sweep_id)
     except BadRequest:  # the behaviour's file is gone, and with it what its classes stand for
         rates = ()
-    return sweep_report.with_places(as_rows(rates), points), sweep_report.with_places(regimes(rates), points)
+    return sweep_report.with_places(rates, points), sweep_report.with_places(regimes(rates), points)
 
 
 def _charts_of_sweep(

@@ -471,7 +471,7 @@ class Jobs:
             self.store.set_job_state(live.at, "done", run_id=run.run_id, sweep_id=sweep_id)
             return
         self.store.set_job_state(live.at, "running", run_id=run.run_id, sweep_id=sweep_id)
-        _prepare_libraries()
+        prepare_libraries()
         from pprobe_core import sweeping
 
         with self.models().lease(run.request.model, live.stop, live) as loaded:
@@ -479,7 +479,7 @@ class Jobs:
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
         """Run one probe, committing every block, and store its run."""
-        _prepare_libraries()
+        prepare_libraries()
         import pandas as pd
 
         from pprobe_core.probing import probe
@@ -579,7 +579,7 @@ class Jobs:
 
 
 @functools.cache
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
     """Import torch and transformers, once."""
     # Read when torch is loaded: threads that spin while they wait make small models ten times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

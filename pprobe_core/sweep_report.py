@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.outcomes import (
     FORMAT_CHANGE,
     IS_BROKEN,
+    LayerRegime,
     OutcomeRate,
     Reference,
     Tally,
@@ -143,22 +144,22 @@ def _tallies(
     """The answers of one seed, counted in the store; texts are read only where an answer switched sides."""
     multi_turn = [pair for pair, reference in known.items() if reference.multi_turn]
     with_content = [pair for pair, reference in known.items() if has_content(reference)]
-    ways = store.answer_ways(sweep_id, use_labels, multi_turn, with_content).to_dict("records")
-    switches = {(w["before"], w["after"]) for w in ways if is_switched(circuit, condition, w["before"], w["after"])}
+    ways = store.answer_ways(sweep_id, use_labels, multi_turn, with_content)
+    switches = {way for way in {(w.before, w.after) for w in ways} if is_switched(circuit, condition, *way)}
     kept: Counter[tuple[str, str, str, str, bool]] = Counter()
     if with_content and switches:
-        for row in store.answer_texts(sweep_id, switches, with_content, use_labels).to_dict("records"):
-            if keeps_content(row["text"], known[row["pair_id"]]):
-                kept[row["key"], row["split"], row["before"], row["after"], known[row["pair_id"]].multi_turn] += 1
+        for answer in store.answer_texts(sweep_id, switches, with_content, use_labels):
+            reference = known[answer.pair_id]
+            if keeps_content(answer.text, reference):
+                kept[answer.key, answer.split, answer.before, answer.after, reference.multi_turn] += 1
     tallies = []
     for way in ways:
-        place = (way["key"], way["split"], way["before"], way["after"])
-        multi, n = bool(way["multi_turn"]), int(way["n"])
-        if not way["known"]:
-            tallies.append(Tally(*place, n, multi))
+        place = (way.key, way.split, way.before, way.after)
+        if not way.known:
+            tallies.append(Tally(*place, way.n, way.multi_turn))
             continue
-        n_kept = kept[*place, multi]
-        tallies += [Tally(*place, k, multi, yes) for k, yes in ((n_kept, True), (n - n_kept, False)) if k]
+        n_kept = kept[*place, way.multi_turn]
+        tallies += [Tally(*place, k, way.multi_turn, yes) for k, yes in ((n_kept, True), (way.n - n_kept, False)) if k]
     return tallies
 
 
@@ -299,11 +300,11 @@ def sweep_text(store: Store, sweep_id: str) -> str:
     return "\n".join(lines)
 
 
-def with_places(rows: Sequence[Any], points: pd.DataFrame) -> pd.DataFrame:
+def with_places(rows: Sequence[OutcomeRate] | Sequence[LayerRegime], points: pd.DataFrame) -> pd.DataFrame:
     """Rates or regimes as a frame with the coordinates of their points; the unedited model's have none."""
-    frame = pd.DataFrame([row if isinstance(row, dict) else dict(vars(row)) for row in rows])
-    if frame.empty:
-        return frame
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame({field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])})
     return frame.merge(points.drop_duplicates("key")[["key", *COORDINATES]], on="key", how="left")
 
 

@@ -103,7 +103,7 @@ def facts(sweep: Sweep) -> str:
 
 @kept.frames(24)
 def _points(sweep_id: str, where: str) -> pd.DataFrame:
-    return shell.store().sweep_points(sweep_id, per_prompt=False)
+    return shell.store().sweep_points(sweep_id, per_prompt=False, points=_point_values(sweep_id, where))
 
 
 def points(sweep: Sweep) -> pd.DataFrame:
@@ -122,14 +122,18 @@ def answers(sweep: Sweep, keys: Sequence[str]) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=24, show_spinner="Counting the answers")
-def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str = "") -> tuple[OutcomeRate, ...]:
+def _labelled_outcomes(sweep_id: str, where: str, use_labels: bool, labels: str) -> tuple[OutcomeRate, ...]:
     return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
+
+
+def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str = "") -> tuple[OutcomeRate, ...]:
+    # Arguments that are left out would be another key: the answers would be counted twice.
+    return _labelled_outcomes(sweep_id, where, use_labels, labels)
 
 
 @kept.frames(24)
 def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
-    rows = outcomes.as_rows(_outcomes(sweep_id, where, use_labels, labels))
-    return sweep_report.with_places(rows, _points(sweep_id, where))
+    return sweep_report.with_places(_outcomes(sweep_id, where, use_labels, labels), _points(sweep_id, where))
 
 
 def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:

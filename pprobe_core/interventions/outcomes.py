@@ -6,6 +6,7 @@ Pure functions from answers (rows of SweepResponse) to one row per point. Rates 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pprobe_core import stats
 from pprobe_core.circuits.responses import BROKEN, side_of, strip_thinking
@@ -53,8 +54,7 @@ class OutcomeRate:
     by_seed: tuple[float, ...] = ()  # share per seed, where there are several
 
 
-@dataclass(frozen=True)
-class Tally:
+class Tally(NamedTuple):
     """Answers of one point and split whose class went the same way; of answers that are alike only the number counts.
 
     `pair_id` and `seed` matter where there are several seeds: intervals are then over prompts.

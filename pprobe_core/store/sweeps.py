@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import duckdb
 import pandas as pd
@@ -49,6 +49,29 @@ class Sweep:
     request: SweepRequest
     summary: dict[str, Any]
     recorded: bool = False  # came with the program; else computed on this computer
+
+
+class AnswerWay(NamedTuple):
+    """How many answers of a point and split went from one class, unedited, to another, edited."""
+
+    key: str
+    split: str
+    before: str
+    after: str
+    multi_turn: bool  # whether their pairs are among those named so
+    known: bool
+    n: int
+
+
+class SwitchedAnswer(NamedTuple):
+    """An edited answer whose class went one of the ways asked for."""
+
+    key: str
+    split: str
+    before: str
+    after: str
+    pair_id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -246,12 +269,14 @@ class Sweeps(Database):
         )
         return tuple(_point(dict(zip(POINT_COLUMNS, row, strict=True))) for row in rows)
 
-    def sweep_points(self, sweep_id: str, *, per_prompt: bool = True) -> pd.DataFrame:
+    def sweep_points(
+        self, sweep_id: str, *, per_prompt: bool = True, points: Sequence[SweepPoint] | None = None
+    ) -> pd.DataFrame:
         """The points as rows with the columns of SweepPoint, and `key`, `class_counts` (dict, None without answers).
 
-        Without `per_prompt` the columns PER_PROMPT are not there.
+        Without `per_prompt` the columns PER_PROMPT are not there. `points`: what `points` gave before.
         """
-        points = self.points(sweep_id, per_prompt=per_prompt)
+        points = self.points(sweep_id, per_prompt=per_prompt) if points is None else points
         columns = [name for name in POINT_COLUMNS if per_prompt or name not in PER_PROMPT]
         frame = pd.DataFrame(
             [[*(getattr(p, name) for name in columns), p.key] for p in points], columns=[*columns, "key"]
@@ -302,13 +327,12 @@ class Sweeps(Database):
 
     def answer_ways(
         self, sweep_id: str, use_labels: bool = False, multi_turn: Sequence[str] = (), known: Sequence[str] = ()
-    ) -> pd.DataFrame:
+    ) -> list[AnswerWay]:
         """How many answers of each point went from which class, unedited, to which, edited: a few rows per point.
 
-        Columns: key, split, before, after, multi_turn and known (whether the pair is one of those named), n. With
-        `use_labels` a person's label counts instead of the rules' class.
+        `multi_turn` and `known` name pairs. With `use_labels` a person's label counts instead of the rules' class.
         """
-        return self._frame(
+        rows = self._rows(
             f"""
             {_CLASSED}
             select key, split, before, after, multi_turn, known, n
@@ -328,12 +352,13 @@ class Sweeps(Database):
             multi_turn=list(multi_turn),
             known=list(known),
         )
+        return [AnswerWay(*row) for row in rows]
 
     def answer_texts(
         self, sweep_id: str, ways: Iterable[tuple[str, str]], pair_ids: Sequence[str], use_labels: bool = False
-    ) -> pd.DataFrame:
-        """Edited answers of some pairs that went one of these ways: key, split, before, after, pair_id, text."""
-        return self._frame(
+    ) -> list[SwitchedAnswer]:
+        """Edited answers of some pairs that went one of these ways (before, after)."""
+        rows = self._rows(
             f"""
             {_CLASSED}
             select a.key, a.split, b.class_name as before, a.class_name as after, a.pair_id, a.text
@@ -347,6 +372,7 @@ class Sweeps(Database):
             pairs=list(pair_ids),
             ways=["/".join(way) for way in ways],
         )
+        return [SwitchedAnswer(*row) for row in rows]
 
     def _answers(self, which: str, sweep_id: str, **params: Any) -> pd.DataFrame:
         return self._frame(
