@@ -53,7 +53,7 @@ class Seen:
     visits: Counter[str] = field(default_factory=Counter)
     sweeps: list[tuple[int, ...]] = field(default_factory=list)  # the doses that were asked for
     errors: list[str] = field(default_factory=list)
-    slow: int = 0  # steps that took longer than the patience of a visitor
+    slow: Counter[str] = field(default_factory=Counter)  # steps given up: what was to be clicked was gone or too slow
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Visitor:
         except BrowserError as error:
             if "Timeout" not in str(error):
                 raise
-            seen.slow += 1
+            seen.slow[f"{action.__name__} on {self.where}"] += 1
 
     def open(self, url: str, seen: Seen) -> None:
         """Another page, sometimes on another behaviour."""
@@ -240,7 +240,7 @@ def main() -> int:
         "errors": seen.errors[:20],
         "n_errors": len(seen.errors),
         "tracebacks": tracebacks,
-        "slow_steps": seen.slow,
+        "slow_steps": dict(seen.slow.most_common()),
         "memory": growth_of(memory, args.minutes),
     }
     grown = numbers["memory"]["growth"] > ALLOWED_GROWTH
@@ -252,7 +252,8 @@ def main() -> int:
             f"{numbers['visits']}"
         )
         print(f"sweeps: {len(seen.sweeps)} asked for, {n_found} in the results file; lost: {lost or 'none'}")
-        print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks: {tracebacks}; slow steps: {seen.slow}")
+        print(f"errors on pages: {seen.errors[:5] or 'none'}; tracebacks: {tracebacks}")
+        print(f"steps given up: {numbers['slow_steps'] or 'none'}")
         print(
             f"memory after the warm-up: {m['min_mib']:.0f} to {m['max_mib']:.0f} MiB, last quarter / first "
             f"{m['growth']:.3f}, {m['slope_mib_per_minute']:+.2f} MiB a minute over {m['samples']} samples"
