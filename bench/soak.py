@@ -110,12 +110,12 @@ class Visitor:
         self.page.get_by_test_id("stMain").locator("details summary:visible").filter(has_text="Advanced").first.click(
             timeout=CLICK
         )
-        numbers = self.page.locator(".st-key-sweep_doses input").last
+        numbers = self.page.locator(".st-key-sweep_doses input:visible").last
         numbers.fill(", ".join(map(str, doses)), timeout=CLICK)
         numbers.press("Enter")
         self.page.wait_for_timeout(300)
         self.page.wait_for_selector(IDLE)
-        self.page.locator(".st-key-sweep_button button:enabled").last.click(timeout=CLICK)
+        self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=CLICK)
         self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
         seen.sweeps.append(doses)
 
