@@ -12,6 +12,7 @@ from ui import (
     harvest,
     library,
     meaning,
+    picked,
     recorded,
     selection,
     sharing,
@@ -103,19 +104,31 @@ def neurons_section() -> None:
     top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])
     left, right = st.columns([5, 4], gap="medium")
     with left:
+        start = picked.start("region", (run.run_id, ranking))
         drawn = neuron_charts.neuron_map(
             shell.neuron_crowd(run.run_id, ranking),
             top,
             ranking,
             shell.null_threshold(run, ranking),
             shell.n_beyond(run),
+            brush=neuron_charts.region_of(start, ranking),
         )
-        event = shell.figure(drawn, key=f"map_{ranking}", on_select="rerun", selection_mode="brush")
+        event = shell.figure(drawn, key=f"map_{ranking}{tables.tag(start)}", on_select="rerun", selection_mode="brush")
+        region = picked.told("region", neuron_charts.region_text((event.selection.get("brush") or {}), ranking))
         st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
+        if picked.is_of_link("region"):
+            st.button(
+                "List all neurons again",
+                key="forget_region",
+                icon=":material/deselect:",
+                help="The rectangle came with the link. This takes it away.",
+                on_click=lambda: picked.forget("region"),
+            )
     with right:
-        brush = event.selection.get("brush") if event else None
+        brush = neuron_charts.region_of(region, ranking)
         ranked = shell.ranked_neurons(run.run_id, ranking, brush, st.session_state["top_k"])
         ticked = tables.neuron_table(ranked, bool(brush))
+        selection.write_address()
         if st.button(
             "Switch these off" if ticked else "Tick neurons to switch them off",
             key="switch_off",

@@ -36,12 +36,14 @@ def neuron_map(
     null_threshold: float | None = None,
     n_beyond: int | None = None,
     selectable: bool = True,
+    brush: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """All neurons, layer by importance, with the top ones of `ranking` named and the control's threshold drawn.
 
     `crowd` has every neuron (layer, neuron and the ranking's column) or, of large models, their counts as `cells_of`
     and `Store.neuron_map` give them; `top` the first neurons in the ranking's order. `n_beyond` neurons pass the
-    threshold (counted here where the crowd has every neuron). The selection is `brush`.
+    threshold (counted here where the crowd has every neuron). The selection is `brush`: a rectangle in the form that
+    `region_of` gives, drawn from the start.
     """
     column = RANKING_COLUMN[ranking]
     top = top.dropna(subset=[column])
@@ -64,7 +66,7 @@ def neuron_map(
     y_scale = padded([*extremes, null_threshold or 0.0, 0.0])
     y = alt.Y(f"{column}:Q", title=RANKING_TITLE[ranking], scale=y_scale)
     ground = _cells(crowd, x, y) if counted else _points(crowd, column, x, y)
-    marks: list[Any] = [ground, *_marked(_placed(top, column, crowd), column, count, x, y, selectable)]
+    marks: list[Any] = [ground, *_marked(_placed(top, column, crowd), column, count, x, y, selectable, brush)]
     reading = (
         f"The fuller a grey cell, the more of the {n_neurons:,} neurons lie there; "
         if counted
@@ -112,6 +114,25 @@ def cells_of(neurons: pd.DataFrame, ranking: str, bins: int = BINS) -> pd.DataFr
 
 
 Ends = tuple[float, float]
+
+
+def region_text(brush: Mapping[str, Sequence[float]], ranking: str) -> str:
+    """A rectangle drawn in the map as an address carries it: left, right, low, high; "" for none."""
+    sides = [brush.get(name) or () for name in ("position", RANKING_COLUMN[ranking])]
+    if any(len(ends) != 2 for ends in sides):
+        return ""
+    return ",".join(f"{end:.5g}" for ends in sides for end in sorted(ends))
+
+
+def region_of(text: str, ranking: str) -> dict[str, tuple[float, float]] | None:
+    """The rectangle that an address carries, None where it carries none that can be drawn."""
+    try:
+        left, right, low, high = map(float, text.split(","))
+    except ValueError:
+        return None
+    if not np.isfinite((left, right, low, high)).all() or left > right or low > high:
+        return None
+    return {"position": (left, right), RANKING_COLUMN[ranking]: (low, high)}
 
 
 def region(brush: Mapping[str, Sequence[float]], ranking: str) -> tuple[Ends, Ends]:
@@ -185,7 +206,13 @@ def _placed(top: pd.DataFrame, column: str, crowd: pd.DataFrame) -> pd.DataFrame
 
 
 def _marked(
-    rows: pd.DataFrame, column: str, count: int, x: alt.X, y: alt.Y, selectable: bool
+    rows: pd.DataFrame,
+    column: str,
+    count: int,
+    x: alt.X,
+    y: alt.Y,
+    selectable: bool,
+    brush: Mapping[str, Sequence[float]] | None,
 ) -> list[alt.Chart | alt.LayerChart]:
     """The top neurons as points that a rectangle can be drawn over, and the names beside some of them."""
     extras = (("sign_consistency", "Same sign in", ".0%"), ("coherence", "Coherence", ".2f"))
@@ -196,7 +223,8 @@ def _marked(
     ]
     points = alt.Chart(rows).mark_circle(size=52, color=FFN, opacity=0.95).encode(x=x, y=y, tooltip=tooltip)
     if selectable:
-        points = points.add_params(alt.selection_interval(name="brush", encodings=["x", "y"]))
+        drawn: Any = {"x": list(brush["position"]), "y": list(brush[column])} if brush else alt.Undefined
+        points = points.add_params(alt.selection_interval(name="brush", encodings=["x", "y"], value=drawn))
     marks: list[alt.Chart | alt.LayerChart] = [points]
     at_right = (rows["position"] + 0.5) / count > RIGHT_SIDE
     sides: tuple[tuple[Any, Literal["left", "right"], int], ...] = ((~at_right, "left", 7), (at_right, "right", -7))

@@ -86,6 +86,26 @@ def test_a_link_opens_elsewhere_as_it_was(open_link: Open, swept: tuple[str, str
     assert again.session_state["sweep"] == sweep_id
 
 
+def test_a_region_of_the_map_and_ticked_neurons_are_in_the_link(open_link: Open, swept: tuple[str, str]) -> None:
+    with_region = {"run": swept[0], "region": "-0.5,7.5,0.01,50", "top_k": "20"}
+    app = open_link("probe", **with_region)
+    assert "inside the selection" in words_on(app)
+    table = next(frame for frame in app.dataframe if "ablation_score" in frame.value.columns)
+    assert (table.value["importance_mean"] > 0).all()
+    names = list(table.value["name"][:2])
+    app = open_link("probe", **with_region, ticked=",".join(names))
+    words_on(app)
+    assert not app.button(key="switch_off").disabled
+    assert app.query_params["ticked"] == ",".join(names)
+    link = link_on(app, f"share_{swept[0]}")
+    assert (link["region"], link["ticked"]) == (with_region["region"], ",".join(names))
+    app.button(key="forget_region").click().run()
+    assert "inside the selection" not in words_on(app)
+    assert not {"region", "ticked"} & set(app.query_params)
+    for wrong in ({"region": "1,2,x,4"}, {"region": "2,1,0,1"}, {"ticked": "L0.N1<script>"}):
+        assert not set(wrong) & set(open_link("probe", run=swept[0], **wrong).query_params)
+
+
 def test_the_address_leaves_out_what_a_page_shows_anyway(open_link: Open, swept: tuple[str, str]) -> None:
     app = open_link("dose", run=swept[0])
     assert "dose" not in app.query_params

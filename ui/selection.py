@@ -14,6 +14,7 @@ from pprobe_core.circuits.prompt_sets import default_prompts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.interventions.types import SweepRequest
+from pprobe_core.neuron_charts import region_of
 from pprobe_core.playground import MAX_NEURONS
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import RANKINGS, ProbeRequest
@@ -100,6 +101,8 @@ def _places_on_pages(circuits: Mapping[str, Circuit]) -> dict[str, Selection]:
     flag = Selection(False, lambda v: v in ("0", "1"), lambda v: v == "1")
     split = Selection("", lambda v: v in words.SPLITS, pages=window)
     return {
+        "region": Selection("", lambda v: region_of(v, "shared") is not None, pages=("probe",)),
+        "ticked": Selection("", _are_neurons, pages=("probe",)),
         "top_k": Selection(50, lambda v: v in map(str, words.TOP_K), int, ("probe",)),
         "pair": replace(word, accepts=lambda v: 0 < len(v) <= 200, pages=("probe", *neurons, *window)),
         "dose": Selection(None, decimal, float, neurons),
@@ -154,6 +157,10 @@ def decimal(value: str) -> bool:
 
 def _words_of(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
+
+
+def _are_neurons(value: str) -> bool:
+    return re.fullmatch(r"L\d+\.N\d+(,L\d+\.N\d+){0,499}", value, re.ASCII) is not None
 
 
 def _is_id(value: str) -> bool:

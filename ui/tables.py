@@ -14,7 +14,7 @@ from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from pprobe_core.wording import plural, verified
-from ui import cards, exports, library, selection, shell, words
+from ui import cards, exports, library, picked, selection, shell, words
 
 NUMBER = st.column_config.NumberColumn
 TEXT = st.column_config.TextColumn
@@ -35,14 +35,18 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
         "coupling", "act_original_mean", "act_perturbed_mean",
     ]  # fmt: skip
     # Ticks stand for places in the table, so other rows make another table.
-    rows_id = zlib.crc32(" ".join(rows["name"]).encode())
+    names = rows["name"].tolist()
+    rows_id = zlib.crc32(" ".join(names).encode())
+    start = picked.start("ticked", rows_id)
+    given = [names.index(name) for name in start.split(",") if name in names]
     event = exports.table(
         rows[columns],
         hide_index=True,
         height=430,
-        key=f"neuron_table_{rows_id:08x}",
+        key=f"neuron_table_{rows_id:08x}{tag(start)}",
         on_select="rerun",
         selection_mode="multi-row",
+        selection_default={"selection": {"rows": given}} if given else None,
         alt="Neurons by rank with their scores; arrow keys move, Shift and Space tick a row",
         column_config={
             "rank": NUMBER("Rank", help="Place in the chosen ranking, over all neurons.", width=48),
@@ -71,7 +75,14 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
             ),
         },
     )
-    return names_at(rows["name"].tolist(), event.selection.rows)
+    ticked = names_at(names, event.selection.rows)
+    picked.told("ticked", ",".join(ticked))
+    return ticked
+
+
+def tag(start: str) -> str:
+    """What tells a widget that begins with something from one that begins with nothing."""
+    return f"_{zlib.crc32(start.encode()):08x}" if start else ""
 
 
 def names_at(names: Sequence[str], places: Sequence[int]) -> list[str]:
