@@ -102,6 +102,13 @@ def test_a_first_visit_shows_an_explained_result_on_every_page(browser: Browser,
     context.close()
 
 
+def progress_box(page: Page) -> list[float]:
+    """Left, top, width and height of the progress in the page, or of what stands in its place when it is done."""
+    box = page.locator(".st-key-watched_job").bounding_box()
+    assert box is not None
+    return [box[name] for name in ("x", "y", "width", "height")]
+
+
 def test_a_window_of_an_own_run(page: Page) -> None:
     page.goto("/?circuit=language")
     expect(page.get_by_role("heading", name="Output language in mini-qwen3")).to_be_visible(timeout=PATIENCE)
@@ -112,8 +119,10 @@ def test_a_window_of_an_own_run(page: Page) -> None:
     box.press("Enter")
     expect(page.get_by_text("has not been run yet")).to_be_visible()
     page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True).click()
+    under_way = progress_box(page)
     expect(page.get_by_text("n = 10 pairs").first).to_be_visible(timeout=PATIENCE)
     settled(page)
+    assert progress_box(page) == pytest.approx(under_way, abs=2), "something moved when the job ended"
     go_to(page, "Injection window")
     page.get_by_test_id("stMain").get_by_text("Advanced").click()
     for label, value in (("Layers", "1, 4"), ("Strengths", "-1, 1")):
@@ -122,8 +131,11 @@ def test_a_window_of_an_own_run(page: Page) -> None:
         field_.press("Enter")
         settled(page)
     page.get_by_role("button", name="Run sweep").click()
+    under_way = progress_box(page)
     expect(page.get_by_role("heading", name="Is it more than chance?")).to_be_visible(timeout=PATIENCE)
-    charts_with_marks(settled(page), 1)
+    settled(page)
+    assert progress_box(page) == pytest.approx(under_way, abs=2), "something moved when the job ended"
+    charts_with_marks(page, 1)
     panel = page.locator(".st-key-job_panel")
     assert "sweep=" in (panel.get_by_role("link", name="Open result").get_attribute("href") or "")
 
