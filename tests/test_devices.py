@@ -69,6 +69,15 @@ def test_a_gpu_keeps_the_stored_dtype_where_it_computes_it(
     assert placement.reason.startswith(f"{device.title}: it is the fastest device here. {expected[1]}: ")
 
 
+@pytest.mark.parametrize("device", [H100, MPS, T4])
+def test_a_small_model_is_float32_everywhere_so_that_its_numbers_are_those_of_the_cpu(device: Device) -> None:
+    for stored in ("F16", "BF16", "F32"):
+        placement = place("mini", {stored: 2_000_000}, [device, CPU])
+        assert chosen(placement) == (device.name, "float32")
+    assert chosen(place("m", {"F16": devices.SMALL // 4 + 1}, [H100, CPU])) == ("cuda:0", "float16")
+    assert chosen(place("mini", {"F16": 2_000_000}, [H100, CPU], dtype="bfloat16")) == ("cuda:0", "bfloat16")
+
+
 def test_the_first_gpu_that_holds_the_model_gets_it_whole() -> None:
     assert place("m", bf16(30), [*gpus(20, 40, 80), CPU]).device == "cuda:1"
     placement = place("m", bf16(10), [*gpus(20, 40), CPU])

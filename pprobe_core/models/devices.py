@@ -15,6 +15,7 @@ from pprobe_core.wording import gigabytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+SMALL = 2**30  # bytes of float32 weights up to which a model is computed in it everywhere
 _SPREAD_SHARE = 0.9  # of a GPU's free memory, where a model is spread over several: the rest is for activations
 
 
@@ -97,9 +98,10 @@ def place(
     """The device and dtype for a model whose checkpoint stores `values` numbers by dtype ("BF16": 596049920).
 
     Without a request: the first GPU that holds it, else several GPUs together, else Apple's GPU, else the CPU. On the
-    CPU weights are float32 (bfloat16 where float32 does not fit); elsewhere they keep the dtype most of them are stored
-    in, where the device computes it. Raises BadRequest for a device or dtype that is not known here, ModelUnavailable
-    when nothing holds the model.
+    CPU weights are float32 (bfloat16 where float32 does not fit). Elsewhere small models (SMALL) are float32 as
+    well, so that they give the CPU's numbers; others keep the dtype most of their weights are stored in, where the
+    device computes it. Raises BadRequest for a device or dtype that is not known here, ModelUnavailable when nothing
+    holds the model.
     """
     if dtype is not None and dtype not in BYTES:
         raise BadRequest(f"The dtype “{dtype}” is not known. Accepted are {', '.join(BYTES)}.")
@@ -152,12 +154,14 @@ def _on_one(
             option("bfloat16", "float32 would not fit in the free memory; numbers are rounded more coarsely", True),
         ]
     stored = _stored_dtype(values)
+    small = n_values * BYTES["float32"] <= SMALL and stored != "float32"
+    exact = [option("float32", "the model is small, and without rounding its numbers are those of the CPU")]
     if stored == "bfloat16" and not device.bf16:
         return [
             option("float32", "this GPU does not compute bfloat16, in which the weights are stored"),
             option("float16", "this GPU does not compute bfloat16 and float32 would not fit", True),
         ]
-    return [option(stored, "the weights are stored in it")]
+    return [*(exact if small else []), option(stored, "the weights are stored in it")]
 
 
 def _spread(chosen: Sequence[Device], n_values: int, values: dict[str, int], dtype: str | None) -> Placement | None:
