@@ -25,6 +25,7 @@ from pprobe_core.interventions.requests import default_request
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
+from pprobe_core.wording import with_minus
 from tests.app_pages import MAIN, open_app
 from tests.page_words import without_terms
 from ui import backend, shell, sweeps, tables, words
@@ -159,7 +160,7 @@ def test_probe_shows_verdict_charts_tables_and_provenance(open_page: Open, finis
     assert charts_on(app) == 9
     run = shell.store().run(app.session_state["run"] or str(shell.store().runs().iloc[0]["run_id"]))
     for reason in run.summary["verdict"]["reasons"]:
-        assert reason in shown.replace("\\", "")
+        assert with_minus(reason) in shown.replace("\\", "")
     assert words.STRUCTURES[run.summary["verdict"]["structure"]] in shown
     neurons = next(frame.value for frame in app.dataframe if "importance_rms" in frame.value.columns)
     top = shell.store().top_neurons(run.run_id, "shared", 50)
