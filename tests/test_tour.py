@@ -109,3 +109,16 @@ def test_charts_of_the_presenter_view_have_larger_texts_and_the_charts_themselve
     assert larger.layer[1].mark.fontSize == 13
     assert (chart.height, chart.layer[1].mark.fontSize) == (300, 10)
     assert larger.to_dict()["datasets"] == chart.to_dict()["datasets"]
+
+
+def test_tables_of_the_presenter_view_have_wider_columns() -> None:
+    columns = {
+        "rank": st.column_config.NumberColumn("Rank", width=48),
+        "name": st.column_config.TextColumn("Neuron", width="small"),
+        "plain": "Title",
+    }
+    wider = presenter.wider(columns)
+    assert wider["rank"]["width"] == round(48 * presenter.LARGER)
+    assert wider["rank"]["label"] == "Rank"
+    assert (wider["name"]["width"], wider["plain"]) == ("small", "Title")
+    assert columns["rank"]["width"] == 48

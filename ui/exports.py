@@ -12,6 +12,7 @@ import streamlit as st
 
 from pprobe_core import __version__, report
 from pprobe_core.charts import Figure
+from ui import presenter
 
 PNG, SVG, CSV, PARQUET = "image/png", "image/svg+xml", "text/csv", "application/vnd.apache.parquet"
 
@@ -67,7 +68,8 @@ def save_figure(figure: Figure, key: str) -> None:
 
 def table(frame: pd.DataFrame, *, key: str, column_config: Mapping[str, Any] | None = None, **options: Any) -> Any:
     """A table with its Save menu below; `options` are those of st.dataframe, whose answer is returned."""
-    event = st.dataframe(frame, key=key, column_config=column_config, **options)
+    wide = presenter.wider(column_config or {}) if presenter.on() else column_config
+    event = st.dataframe(frame, key=key, column_config=wide, **options)
     with st.container(horizontal=True, horizontal_alignment="right"):
         save_table(frame, key, column_config)
     return event

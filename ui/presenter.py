@@ -1,6 +1,6 @@
 """Presenter view: larger type, no sidebar, and keys for the next and the previous page. `?present=1` opens it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ def larger(chart: Any) -> Any:
         if isinstance(mark, alt.MarkDef) and isinstance(mark.fontSize, (int, float)):
             mark.fontSize = round(LARGER * mark.fontSize)
     return chart
+
+
+def wider(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's column settings with the widths that are given in pixels enlarged, as its texts are."""
+    return {
+        name: {**settings, "width": round(LARGER * settings["width"])}
+        if isinstance(settings, dict) and isinstance(settings.get("width"), int)
+        else settings
+        for name, settings in columns.items()
+    }
 
 
 def _parts(chart: Any) -> list[Any]:
