@@ -104,11 +104,17 @@ def meaning_of_run(store: Store, run_id: str) -> Meaning:
 
 
 def to_tell_of(sweeps: Sequence[Sweep]) -> list[Sweep]:
-    """The dose response and the injection window that a run's paragraph tells of: the first with answers of each."""
+    """The dose response and the injection window that a run's paragraph tells of.
+
+    Of each kind the first with one answer to a prompt, so that answers are as independent as prompts; else with several
+    answers, else without.
+    """
     chosen = []
     for kind in ("dose", "window"):
         of_kind = [sweep for sweep in sweeps if sweep.request.kind == kind]
-        chosen += [next((sweep for sweep in of_kind if sweep.summary.get("generation")), of_kind[0])] if of_kind else []
+        answered = [sweep for sweep in of_kind if sweep.summary.get("generation")]
+        once = [sweep for sweep in answered if sweep.request.n_seeds == 1]
+        chosen += (once or answered or of_kind)[:1]
     return chosen
 
 

@@ -351,3 +351,16 @@ def test_recorded_runs_and_sweeps_are_told_without_contradicting_their_stage(rec
     sweeps = recorded_store.sweeps().drop_duplicates(["kind"])
     for sweep_id in sweeps["sweep_id"]:
         sound(meaning_of_sweep(recorded_store, str(sweep_id)))
+
+
+def test_a_paragraph_tells_of_the_sweep_whose_answers_are_as_independent_as_its_prompts() -> None:
+    def swept(name: str, n_seeds: int, answered: bool, kind: str = "dose") -> Sweep:
+        request = SweepRequest("0" * 12, kind=kind, n_seeds=n_seeds)  # type: ignore[arg-type]
+        return Sweep(name, "0" * 12, NOW, request, {"generation": {"n_answers": 60} if answered else None})
+
+    five, bare, one = swept("five", 5, True), swept("bare", 1, False), swept("one", 1, True)
+    window = swept("window", 1, False, "window")
+    assert meaning.to_tell_of([five, bare, one, window]) == [one, window]
+    assert meaning.to_tell_of([bare, five]) == [five]
+    assert meaning.to_tell_of([bare, swept("heads", 1, True, "heads")]) == [bare]
+    assert meaning.to_tell_of([]) == []

@@ -1,12 +1,15 @@
 """What this means: the paragraph of a run or a sweep as a card, its terms explained, its next step a link."""
 
+from collections.abc import Collection, Iterable
+
 import streamlit as st
 
 from pprobe_core import meaning
-from pprobe_core.meaning import Meaning, Tested
+from pprobe_core.meaning import Meaning, Part, Tested
 from pprobe_core.store import Run, Sweep
 from ui import library, shell, sweeps, terms, words
 
+FOLDED = ("How sure", "Where")  # where the paragraph stands open: what is read second
 PAGES = {
     "start": (shell.START, "Start"),
     "probe": (shell.PROBE, "Probe"),
@@ -53,17 +56,24 @@ def _card(told: Meaning, run: Run, key: str, opened: bool) -> None:
     if opened:
         with st.container(border=True, key="meaning"):
             st.subheader(":material/lightbulb: What this means", anchor=False, help=words.HELP["meaning"])
-            _paragraph(told, run, key)
+            _paragraph(told, run, key, folded=FOLDED)
     else:
         with st.expander("What this means", icon=":material/lightbulb:", key=key):
             _paragraph(told, run, key)
 
 
-def _paragraph(told: Meaning, run: Run, key: str) -> None:
-    """Part by part; every glossary term explained where it comes first."""
+def _paragraph(told: Meaning, run: Run, key: str, folded: Collection[str] = ()) -> None:
+    """Part by part, the `folded` ones behind a click; every glossary term explained where it comes first."""
     own, seen = _quoted(run), set[str]()
+
+    def text(parts: Iterable[Part]) -> str:
+        return "  \n".join(f"*{part.topic}.* {terms.marked(part.text, own, seen)}" for part in parts)
+
     st.markdown(f"**{terms.marked(told.headline, own, seen)}**")
-    st.markdown("  \n".join(f"*{part.topic}.* {terms.marked(part.text, own, seen)}" for part in told.parts))
+    st.markdown(text(part for part in told.parts if part.topic not in folded))
+    if rest := [part for part in told.parts if part.topic in folded]:
+        with st.expander(", ".join([rest[0].topic, *(part.topic.lower() for part in rest[1:])])):
+            st.markdown(text(rest))
     page, name = PAGES[told.page]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{terms.escaped(told.next_step)}**", width="content")
