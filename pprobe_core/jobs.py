@@ -26,6 +26,7 @@ from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.checkpoint import weights_sha256
 from pprobe_core.models.libraries import import_libraries
+from pprobe_core.models.memory import give_back
 from pprobe_core.models.watching import Watch
 from pprobe_core.probing.strings import check_strings
 from pprobe_core.probing.types import THINKING, Coupling, ProbeRequest
@@ -326,6 +327,7 @@ class Jobs:
             try:
                 self._run(live)
             finally:
+                give_back()
                 with self._changed:
                     self._live = None
                     if live.again and not self._closing and live.job_id not in self._queue:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -375,6 +376,17 @@ def test_a_model_that_cannot_fit_is_refused_before_loading(folder: Path, monkeyp
     monkeypatch.setattr(loading, "_load_network", lambda *_: pytest.fail("loaded all the same"))
     with pytest.raises(ModelUnavailable, match=r"needs about .* of memory in bfloat16 and .* are free"):
         load_model(str(folder), device="cpu")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed")
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    pieces = [bytearray(40_000) for _ in range(3_000)]  # below the size from which each is a mapping of its own
+    held = psutil.Process().memory_info().rss
+    last = pieces.pop()  # at the end, so that the heap cannot simply shrink
+    del pieces
+    memory.give_back()
+    assert psutil.Process().memory_info().rss < held - 60e6
+    assert len(last) == 40_000
 
 
 def test_free_memory_is_a_plausible_number() -> None:

@@ -312,7 +312,7 @@ def _outcomes(sweep_id: str) -> pd.DataFrame:
     return _outcome_table(sweep_id, str(shell.store().path))
 
 
-@kept.frames(120, "Counting the answers")
+@kept.frames(60, "Counting the answers")
 def _outcome_table(sweep_id: str, where: str) -> pd.DataFrame:
     return compare_frames.outcome_table(shell.store(), sweep_id)
 

@@ -19,6 +19,7 @@ from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import with_minus
 from ui import backend, cards, exports, kept, library, shell, terms, words
 
+KEPT = 8  # sweeps whose points and rates stay in memory: tens of megabytes each where the model is large
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
 
 
@@ -101,7 +102,7 @@ def facts(sweep: Sweep) -> str:
 # ----------------------------------------------------------------------------------------------------------- data
 
 
-@kept.frames(24)
+@kept.frames(KEPT)
 def _points(sweep_id: str, where: str) -> pd.DataFrame:
     return shell.store().sweep_points(sweep_id, per_prompt=False, points=_point_values(sweep_id, where))
 
@@ -111,7 +112,7 @@ def points(sweep: Sweep) -> pd.DataFrame:
     return _points(sweep.sweep_id, str(shell.store().path))
 
 
-@st.cache_resource(max_entries=24, show_spinner=False)
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
 def _point_values(sweep_id: str, where: str) -> tuple[SweepPoint, ...]:
     return shell.store().points(sweep_id, per_prompt=False)
 
@@ -121,7 +122,7 @@ def answers(sweep: Sweep, keys: Sequence[str]) -> pd.DataFrame:
     return shell.store().answers_at(sweep.sweep_id, keys)
 
 
-@st.cache_resource(max_entries=24, show_spinner="Counting the answers")
+@st.cache_resource(max_entries=KEPT, show_spinner="Counting the answers")
 def _labelled_outcomes(sweep_id: str, where: str, use_labels: bool, labels: str) -> tuple[OutcomeRate, ...]:
     return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
 
@@ -131,7 +132,7 @@ def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str =
     return _labelled_outcomes(sweep_id, where, use_labels, labels)
 
 
-@kept.frames(24)
+@kept.frames(KEPT)
 def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
     return sweep_report.with_places(_outcomes(sweep_id, where, use_labels, labels), _points(sweep_id, where))
 
@@ -142,7 +143,7 @@ def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
     return _rates(sweep.sweep_id, str(shell.store().path), use_labels, labels)
 
 
-@kept.frames(24)
+@kept.frames(KEPT)
 def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
     return sweep_report.with_places(outcomes.regimes(_outcomes(sweep_id, where)), _points(sweep_id, where))
 
