@@ -27,9 +27,9 @@ def free_memory() -> int:
 
 
 def give_back() -> None:
-    """Hand memory that was freed back to the system, where the C library keeps it (glibc does: a sweep frees in pieces).
+    """Hand memory that was freed back to the system, where the C library keeps it.
 
-    A server would otherwise hold a little more after every job.
+    glibc does, as a sweep frees its memory in pieces: a server would hold a little more after every job.
     """
     if trim := _trim():
         trim(0)
