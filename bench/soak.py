@@ -6,8 +6,10 @@ Real Chromium windows, each a session of its own, on a server with a results fil
 seed they open pages, reload, go back, tick options, and ask for dose sweeps that nobody asked for before. Looked for:
 an exception or an error card on any page; a traceback in the server's log; a sweep that was asked for and is not in the
 results file at the end; growth of the server's resident memory. Memory counts after a warm-up of a third of the time
-(five minutes at most): `growth` is the median of the last quarter over that of the first, `slope` a straight line
-through all samples. Ends with 1 when something broke, was lost, or grew by more than a tenth.
+(five minutes at most): `growth` is the median of the last quarter over that of the first, in which the working memory
+of the sweeps that run at the time has its part; `floor_growth` compares the lowest tenths, which is what stays when
+none runs; `slope` is a straight line through all samples. Ends with 1 when something broke, was lost, or `growth` is
+more than a tenth.
 """
 
 import contextlib
@@ -186,13 +188,15 @@ def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen
 
 
 def growth_of(memory: list[tuple[float, float]], minutes: float) -> dict[str, float]:
-    """How resident memory went after the warm-up: ratio of quarters, slope in MiB per minute, smallest and largest."""
+    """How resident memory went after the warm-up: ratios of quarters, slope in MiB per minute, smallest and largest."""
     rows = [(minute, mib) for minute, mib in memory if minute >= min(5.0, minutes / 3)] or memory
     quarter = max(1, len(rows) // 4)
     values = [mib for _, mib in rows]
     slope = float(np.polyfit(*zip(*rows, strict=True), 1)[0]) if len(rows) > 2 else 0.0
+    first, last = values[:quarter], values[-quarter:]
     return {
-        "growth": statistics.median(values[-quarter:]) / statistics.median(values[:quarter]),
+        "growth": statistics.median(last) / statistics.median(first),
+        "floor_growth": float(np.percentile(last, 10) / np.percentile(first, 10)),
         "slope_mib_per_minute": slope,
         "min_mib": min(values),
         "max_mib": max(values),
@@ -256,7 +260,8 @@ def main() -> int:
         print(f"steps given up: {numbers['slow_steps'] or 'none'}")
         print(
             f"memory after the warm-up: {m['min_mib']:.0f} to {m['max_mib']:.0f} MiB, last quarter / first "
-            f"{m['growth']:.3f}, {m['slope_mib_per_minute']:+.2f} MiB a minute over {m['samples']} samples"
+            f"{m['growth']:.3f}, of their lowest tenths {m['floor_growth']:.3f}; {m['slope_mib_per_minute']:+.2f} MiB "
+            f"a minute over {m['samples']} samples"
         )
         if tracebacks:
             print(log[log.index("Traceback (most recent call last)") :][:3000])

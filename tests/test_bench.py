@@ -34,6 +34,11 @@ def test_growth_of_memory_is_told_from_a_wave_and_from_the_warm_up() -> None:
     found = growth_of(leaking, 30)
     assert found["slope_mib_per_minute"] == pytest.approx(20, abs=0.1)
     assert found["growth"] > 1.5
+    assert found["floor_growth"] > 1.4
+    working = [(minute, 500.0 + 200 * (i % 10 < (3 if minute < 18 else 7))) for i, (minute, _) in enumerate(wave)]
+    found = growth_of(working, 30)
+    assert found["growth"] == pytest.approx(1.4)
+    assert found["floor_growth"] == pytest.approx(1.0), "more is under way at the end, nothing more is held"
 
 
 def test_the_bench_of_pages_measures_a_page_on_a_small_file() -> None:
