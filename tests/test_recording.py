@@ -118,7 +118,7 @@ def test_the_comparison_that_the_page_opens_with_is_recorded(recorded_store: Sto
     states = pd.Series([(p.unit.kind, p.state) for p in found.parts]).value_counts()
     assert states["probe", "done"] == 48
     assert states["dose", "done"] == 24
-    assert states["window", "done"] == 6
+    assert states["window", "done"] == 24
 
 
 def test_nothing_recorded_names_a_folder_of_the_computer_it_was_made_on(recorded_store: Store) -> None:
