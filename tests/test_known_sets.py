@@ -207,7 +207,7 @@ def test_templates_put_the_sets_own_answers_into_the_claims(web: Web) -> None:
 # Checksums ---------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_catalogues_file_is_used_and_it_is_fetched_once(web: Web, tmp_path: Path) -> None:
+def test_only_the_catalogues_file_is_used_and_it_is_fetched_once(web: Web) -> None:
     known = web.holds(KNOWN["advbench"], stand_in(KNOWN["advbench"]))
     first = fetch(known, **bases(web))
     assert known.sha256[:12] in first.check

@@ -102,7 +102,7 @@ def test_a_region_of_the_map_and_ticked_neurons_are_in_the_link(open_link: Open,
     app.button(key="forget_region").click().run()
     assert "inside the selection" not in words_on(app)
     assert not {"region", "ticked"} & set(app.query_params)
-    for wrong in ({"region": "1,2,x,4"}, {"region": "2,1,0,1"}, {"ticked": "L0.N1<script>"}):
+    for wrong in ({"region": "1,2,x,4"}, {"region": "2,1,0,1"}, {"ticked": "L0.N1<script>"}, {"ticked": "L99.N9"}):
         assert not set(wrong) & set(open_link("probe", run=swept[0], **wrong).query_params)
 
 

@@ -39,6 +39,9 @@ def neuron_table(neurons: pd.DataFrame, brushed: bool) -> list[str]:
     rows_id = zlib.crc32(" ".join(names).encode())
     start = picked.start("ticked", rows_id)
     given = [names.index(name) for name in start.split(",") if name in names]
+    if start and not given:  # a link names neurons that are not listed here
+        picked.forget("ticked")
+        start = picked.start("ticked", rows_id)
     event = exports.table(
         rows[columns],
         hide_index=True,
