@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT))
 @contextlib.asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Start the worker before any browser connects, so that interrupted jobs go on and a first run is there to see."""
-    from ui import backend
+    from ui import backend, drawing
 
-    backend.draw_charts_quickly()
+    drawing.quickly()
     backend.open_workplace()
     yield
     backend.close_workplace()

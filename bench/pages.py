@@ -35,7 +35,7 @@ from bench import _report, large_store  # noqa: E402
 from pprobe_core import jobs  # noqa: E402
 from pprobe_core.store import Store  # noqa: E402
 from tests.browsing import Server, launch  # noqa: E402
-from ui import backend, words  # noqa: E402
+from ui import drawing, words  # noqa: E402
 
 FAILED = ":material/info:"  # of the card that stands in for a page (shell.message_page)
 IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
@@ -138,7 +138,7 @@ def add_drawn(rows: Sequence[dict[str, Any]], chosen: Sequence[Opening], db: Pat
 def measure(db: Path, repeats: int, only: str | None, browser: bool) -> list[dict[str, Any]]:
     """One row per page and view, in the order of their names."""
     os.environ["PPROBE_DB"] = str(db)
-    backend.draw_charts_quickly()
+    drawing.quickly()
     with Store(db) as store:
         runs = store.runs()
     large = runs[(runs["model"] == large_store.MODELS[0]) & (runs["circuit"] == large_store.CIRCUITS[0])]

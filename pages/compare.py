@@ -71,9 +71,10 @@ with_paper = view in ("overview", "dose", "window", "fit") and st.toggle(
 
 if view == "overview":
     ratios = frames.read("ratios")
-    shell.figure(compare_charts.ratio_matrix(ratios, models, circuits), key="ratio_matrix")
+    shell.figure(lambda: compare_charts.ratio_matrix(ratios, models, circuits), key="ratio_matrix")
     shell.figure(
-        compare_charts.ratio_intervals(ratios, models, circuits, with_paper=with_paper), key=f"ratios_{with_paper}"
+        lambda: compare_charts.ratio_intervals(ratios, models, circuits, with_paper=with_paper),
+        key=f"ratios_{with_paper}",
     )
     with st.expander("The numbers as a table", icon=":material/table:"):
         comparing.ratio_table(ratios)
@@ -92,12 +93,14 @@ elif view == "layers":
     profile = frames.read("profile", quantity)
     chosen = profile[profile["label"].isin(found.label(m) for m in request.models)]  # lines of six models are too many
     shell.figure(
-        compare_charts.depth_profile(chosen, models, circuit, quantity, scaled=scaled),
+        lambda: compare_charts.depth_profile(chosen, models, circuit, quantity, scaled=scaled),
         key=f"profile_{quantity}_{circuit}_{scaled}",
     )
 elif view == "neurons":
-    shell.figure(compare_charts.topology_bars(frames.read("topology"), models, circuit), key=f"topology_{circuit}")
-    shell.figure(compare_charts.layer_heat(frames.read("top_layers"), models, circuit), key=f"heat_{circuit}")
+    shell.figure(
+        lambda: compare_charts.topology_bars(frames.read("topology"), models, circuit), key=f"topology_{circuit}"
+    )
+    shell.figure(lambda: compare_charts.layer_heat(frames.read("top_layers"), models, circuit), key=f"heat_{circuit}")
 elif view == "dose":
     doses = frames.read("doses")
     if doses[doses["circuit"] == circuit].empty:
@@ -121,7 +124,7 @@ elif view == "dose":
             help=words.HELP["dose_axis"],
         )
         shell.figure(
-            compare_charts.dose_overlay(doses, models, circuit, axis, value, with_paper=with_paper),
+            lambda: compare_charts.dose_overlay(doses, models, circuit, axis, value, with_paper=with_paper),
             key=f"doses_{circuit}_{axis}_{value}_{with_paper}",
         )
 elif view == "window":
@@ -141,7 +144,7 @@ elif view == "window":
             help=words.HELP["compare_strength"],
         )
         shell.figure(
-            compare_charts.window_overlay(windows, models, circuit, strength, with_paper=with_paper),
+            lambda: compare_charts.window_overlay(windows, models, circuit, strength, with_paper=with_paper),
             key=f"windows_{circuit}_{strength}_{with_paper}",
         )
 elif view == "alignment":
@@ -158,7 +161,7 @@ elif view == "alignment":
                 st.markdown(
                     "- " + shell.escaped(compare_words.opposition_sentence(test, library.circuit_title(test.circuit)))
                 )
-        shell.figure(compare_charts.opposition_pairs(twins, models, circuit), key=f"twins_{circuit}")
+        shell.figure(lambda: compare_charts.opposition_pairs(twins, models, circuit), key=f"twins_{circuit}")
         with st.expander("All behaviours in words", icon=":material/list:"):
             for test in comparing.twin_tests(frames):
                 st.markdown(
@@ -172,7 +175,7 @@ elif view == "overlap":
     if overlap.empty:
         st.info("Two behaviours of this model must have been run to see what they share.", icon=":material/info:")
     else:
-        shell.figure(compare_charts.overlap_matrix(overlap, label), key=f"overlap_{label}")
+        shell.figure(lambda: compare_charts.overlap_matrix(overlap, label), key=f"overlap_{label}")
         with st.expander("In words", icon=":material/list:"):
             for row in overlap.sort_values("n_shared", ascending=False).to_dict("records"):
                 st.markdown("- " + shell.escaped(compare_words.overlap_sentence(row)))
@@ -185,7 +188,7 @@ elif view == "fit":
         fit = compare_stats.fit(points, log_x=log_x, seed=request.seed)
         st.markdown(shell.escaped(compare_words.fit_sentence(fit, len(points))))
         shell.figure(
-            compare_charts.fit_scatter(points, models, fit, circuits, with_paper=with_paper),
+            lambda: compare_charts.fit_scatter(points, models, fit, circuits, with_paper=with_paper),
             key=f"fit_{log_x}_{with_paper}",
         )
 else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -53,24 +54,36 @@ def show_attention(run: Run, found: dict[str, Sweep]) -> None:
     left, right = st.columns(2, gap="large")
     heads, neurons = sweeps.points(found["heads"]), sweeps.points(found["dose"])
     with left:
-        shell.figure(sweep_charts.heads_against_neurons(heads, neurons, split_of(heads)), key="heads_against_neurons")
+        shell.figure(
+            lambda: sweep_charts.heads_against_neurons(heads, neurons, split_of(heads)),
+            key="heads_against_neurons",
+            of=(found["heads"].sweep_id, found["dose"].sweep_id),
+        )
     with right:
         held = sweeps.points(found["held"])
-        shell.figure(window_charts.held(held, split_of(held)), key="held")
+        shell.figure(lambda: window_charts.held(held, split_of(held)), key="held", of=found["held"].sweep_id)
     meaning.sweep_card(run, found["held"])
 
 
 def show_layers(run: Run, found: dict[str, Sweep]) -> None:
     """Every layer's FFN and attention output switched off."""
     points = sweeps.points(found["layers"])
-    shell.figure(window_charts.layer_ablation(points, split_of(points)), key="layer_ablation")
+    shell.figure(
+        lambda: window_charts.layer_ablation(points, split_of(points)),
+        key="layer_ablation",
+        of=found["layers"].sweep_id,
+    )
     meaning.sweep_card(run, found["layers"])
 
 
 def show_threshold(run: Run, found: dict[str, Sweep]) -> None:
     """How the effect depends on where the list of neurons is cut."""
     sweep = found["dose"]
-    shell.figure(sweep_charts.threshold_curve(sweeps.points(sweep), sweeps.n_neurons(sweep)), key="threshold")
+    shell.figure(
+        lambda: sweep_charts.threshold_curve(sweeps.points(sweep), sweeps.n_neurons(sweep)),
+        key="threshold",
+        of=sweep.sweep_id,
+    )
 
 
 def show_held_out(run: Run, found: dict[str, Sweep]) -> None:
@@ -93,7 +106,7 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
             rates = sweeps.rates(sweep)
             titles = sweeps.outcome_titles(rates)
             outcome = next((o for o in titles if o not in ("format_change", "broken")), next(iter(titles)))
-            shell.figure(response_charts.seeds(rates, outcome), key="seeds")
+            shell.figure(partial(response_charts.seeds, rates, outcome), key="seeds", of=(sweep.sweep_id, outcome))
             return
     st.info(
         "Answers were not drawn at random with five seeds yet. The likeliest word each time (greedy) has no seed to "

@@ -80,10 +80,13 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
     at_step = counted[counted[axis] == step]
     left, right = st.columns([3, 2], gap="large")
     with left:
-        drawn = sweep_charts.dose_curve(
-            points, sweep.summary["baseline"], axis, highlight=step, n_total=sweeps.n_neurons(sweep)
+        shell.figure(
+            lambda: sweep_charts.dose_curve(
+                points, sweep.summary["baseline"], axis, highlight=step, n_total=sweeps.n_neurons(sweep)
+            ),
+            key=f"curve_{sweep.sweep_id}",
+            of=step,
         )
-        shell.figure(drawn, key=f"curve_{sweep.sweep_id}")
     with right:
         group = str(at_step["group"].iloc[0]).rsplit("/", 1)[0]
         others = pd.DataFrame(sweep.summary["collateral"])
@@ -91,8 +94,11 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
             st.info("What else this edit changes was not measured.", icon=":material/info:")
         else:
             shell.figure(
-                sweep_charts.collateral(others, group, points, run.request.circuit, sweeps.splits_of(points)[0]),
+                lambda: sweep_charts.collateral(
+                    others, group, points, run.request.circuit, sweeps.splits_of(points)[0]
+                ),
                 key=f"collateral_{sweep.sweep_id}",
+                of=group,
             )
     key = str(at_step["key"].iloc[0])
     st.header("What the answers do", anchor="answers", help=words.GLOSSARY["Class of an answer"])
@@ -123,11 +129,15 @@ def answers_section(run: Run, sweep: Sweep, rates: pd.DataFrame, axis: str, key:
     selection.write_address()
     left, right = st.columns([3, 2], gap="large")
     with left:
-        shell.figure(response_charts.outcome_curve(rates, outcome, axis, float(step)), key=f"outcome_{outcome}")
+        shell.figure(
+            lambda: response_charts.outcome_curve(rates, outcome, axis, float(step)),
+            key=f"outcome_{outcome}",
+            of=None if st.session_state["use_labels"] else (sweep.sweep_id, step),
+        )
         if rates["by_seed"].map(len).max() > 1:
-            shell.figure(response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
+            shell.figure(lambda: response_charts.seeds(rates, outcome, axis), key=f"seeds_{outcome}")
     with right:
-        shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+        shell.figure(lambda: response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
     answers.outcome_table(sweep, key)
     answers.agreement(sweep)
     answers.before_after(run, sweep, circuit, key, "dose")
@@ -193,15 +203,20 @@ if sweep.request.kind == "patch":
     means = run.summary["logit_diff"]
     with left:
         shell.figure(
-            window_charts.patch_by_layer(
+            lambda: window_charts.patch_by_layer(
                 points,
                 sweep.summary["baseline"],
                 means["perturbed_mean"] if sweep.request.condition == "original" else means["original_mean"],
             ),
             key="patch_layers",
+            of=sweep.sweep_id,
         )
     with right:
-        shell.figure(sweep_charts.patch_by_count(points, sweeps.predicted_patch(run, points)), key="patch_count")
+        shell.figure(
+            lambda: sweep_charts.patch_by_count(points, sweeps.predicted_patch(run, points)),
+            key="patch_count",
+            of=sweep.sweep_id,
+        )
 
 st.header("Is it more than chance?", anchor="proof", help=words.GLOSSARY["Random draws"])
 sweeps.proof_table(sweep)

@@ -51,7 +51,7 @@ cards.headline_numbers(run)
 st.header("Can these prompts tell something?", anchor="prompts", help=words.GLOSSARY["Flip rate"])
 left, right = st.columns([3, 2], gap="large")
 with left:
-    shell.figure(charts.margins(pairs), key="margins")
+    shell.figure(lambda: charts.margins(pairs), key="margins", of=run.run_id)
 with right:
     st.markdown("**The first tokens that are watched**")
     preview = shell.read("token_preview", run.run_id)
@@ -65,14 +65,16 @@ harvest.tokens_card(run, circuit)
 st.header("Where in the network", anchor="layers", help=words.GLOSSARY["Layer"])
 left, right = st.columns(2, gap="large")
 with left:
-    shell.figure(charts.trajectory(layers, target, control), key="trajectory")
+    shell.figure(lambda: charts.trajectory(layers, target, control), key="trajectory", of=(run.run_id, target, control))
 with right:
-    shell.figure(charts.layer_change(layers), key="change")
+    shell.figure(lambda: charts.layer_change(layers), key="change", of=run.run_id)
 left, right = st.columns(2, gap="large")
 with left:
-    shell.figure(charts.layer_ratio(layers, ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP), key="ratio")
+    shell.figure(
+        lambda: charts.layer_ratio(layers, ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP), key="ratio", of=run.run_id
+    )
 with right:
-    shell.figure(charts.layer_signals(layers), key="signals")
+    shell.figure(lambda: charts.layer_signals(layers), key="signals", of=run.run_id)
 
 
 @st.fragment
@@ -105,15 +107,20 @@ def neurons_section() -> None:
     left, right = st.columns([5, 4], gap="medium")
     with left:
         start = picked.start("region", (run.run_id, ranking))
-        drawn = neuron_charts.neuron_map(
-            shell.neuron_crowd(run.run_id, ranking),
-            top,
-            ranking,
-            shell.null_threshold(run, ranking),
-            shell.n_beyond(run),
-            brush=neuron_charts.region_of(start, ranking),
+        event = shell.figure(
+            lambda: neuron_charts.neuron_map(
+                shell.neuron_crowd(run.run_id, ranking),
+                top,
+                ranking,
+                shell.null_threshold(run, ranking),
+                shell.n_beyond(run),
+                brush=neuron_charts.region_of(start, ranking),
+            ),
+            key=f"map_{ranking}{tables.tag(start)}",
+            of=(run.run_id, st.session_state["top_k"], start),
+            on_select="rerun",
+            selection_mode="brush",
         )
-        event = shell.figure(drawn, key=f"map_{ranking}{tables.tag(start)}", on_select="rerun", selection_mode="brush")
         region = picked.told("region", neuron_charts.region_text((event.selection.get("brush") or {}), ranking))
         st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
         if picked.is_of_link("region"):
@@ -148,10 +155,13 @@ st.header("Do the neurons explain the change?", anchor="explained", help=words.G
 check = run.summary.get("additive") or {}
 left, right = st.columns(2, gap="large")
 with left:
-    drawn = charts.predicted_change(pairs, check.get("correlation"), check.get("null_correlation_95"))
-    shell.figure(drawn, key="predicted")
+    shell.figure(
+        lambda: charts.predicted_change(pairs, check.get("correlation"), check.get("null_correlation_95")),
+        key="predicted",
+        of=run.run_id,
+    )
 with right:
-    shell.figure(charts.carriers(check), key="carriers")
+    shell.figure(lambda: charts.carriers(check), key="carriers", of=run.run_id)
 
 st.header(
     "Does normalisation hide or inflate this circuit?", anchor="normalisation", help=words.GLOSSARY["Normalisation"]

@@ -122,6 +122,6 @@ with right:
         help="Which layer-wise number of the two runs to lay over each other.",
     )
     shell.figure(
-        charts.compare_layers(shell.read("layers", a), shell.read("layers", b), *names, quantity),
+        lambda: charts.compare_layers(shell.read("layers", a), shell.read("layers", b), *names, quantity),
         key=f"compare_{quantity}",
     )

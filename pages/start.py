@@ -189,7 +189,7 @@ cards.headline_numbers(run)
 st.header("Can these prompts tell something?", anchor=False, help=words.GLOSSARY["Flip rate"])
 left, right = st.columns([3, 2], gap="large")
 with left:
-    shell.figure(charts.margins(shell.read("pairs", run_id)), key="start_margins")
+    shell.figure(lambda: charts.margins(shell.read("pairs", run_id)), key="start_margins", of=run_id)
 with right:
     st.markdown("**The first tokens that are watched**")
     preview = shell.read("token_preview", run_id)
@@ -205,6 +205,7 @@ with right:
 
 st.header("Where the two prompts part", anchor=False, help=words.GLOSSARY["Logit lens"])
 shell.figure(
-    charts.trajectory(shell.read("layers", run_id), circuit.target_meaning, circuit.control_meaning),
+    lambda: charts.trajectory(shell.read("layers", run_id), circuit.target_meaning, circuit.control_meaning),
     key="start_trajectory",
+    of=(run_id, circuit.sha256),
 )

@@ -94,13 +94,13 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
     value = st.session_state["window_value"]
     left, right = st.columns(2, gap="large")
     with left:
-        if value in titles:
-            drawn = window_charts.outcome_map(rates, split, value, sweeps.regimes(sweep))
-        else:
-            shown = "excess" if value == EXCESS else "delta_mean"
-            drawn = window_charts.window_map(points, sweep.summary, split, shown)
         chart_key = f"map_{sweep.sweep_id}_{value}_{split}"
-        shell.figure(drawn, key=chart_key, on_select=lambda: take_over_cell(chart_key))
+        shell.figure(
+            lambda: drawn_map(sweep, points, rates, split, value),
+            key=chart_key,
+            of=chart_key,
+            on_select=lambda: take_over_cell(chart_key),
+        )
     with right:
         if rates.empty:
             st.info(
@@ -110,8 +110,9 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
             )
         else:
             shell.figure(
-                window_charts.switch_by_layer(rates, strength, sweeps.regimes(sweep), split),
+                lambda: window_charts.switch_by_layer(rates, strength, sweeps.regimes(sweep), split),
                 key=f"switch_{split}_{strength}",
+                of=sweep.sweep_id,
             )
     if rates.empty:
         return
@@ -134,11 +135,20 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
         circuit = library.circuit_of(run.request.circuit)
         left, right = st.columns([2, 3], gap="large")
         with left:
-            shell.figure(response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}")
+            shell.figure(
+                lambda: response_charts.class_bars(answers.class_rows(sweep, circuit, key)), key=f"classes_{key}"
+            )
         with right:
             answers.outcome_table(sweep, key)
         answers.agreement(sweep)
         answers.before_after(run, sweep, circuit, key, "window")
+
+
+def drawn_map(sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame, split: str, value: str) -> charts.Figure:
+    """The map of an outcome of the answers, or of the change of F."""
+    if value and value != EXCESS:
+        return window_charts.outcome_map(rates, split, value, sweeps.regimes(sweep))
+    return window_charts.window_map(points, sweep.summary, split, "excess" if value else "delta_mean")
 
 
 def take_over_cell(chart_key: str) -> None:
@@ -240,7 +250,11 @@ def answers_section() -> None:
         return
     left, right = st.columns(2, gap="large")
     with left:
-        shell.figure(sweep_charts.dose_curve(points, sweep.summary["baseline"], "strength"), key="strength_curve")
+        shell.figure(
+            lambda: sweep_charts.dose_curve(points, sweep.summary["baseline"], "strength"),
+            key="strength_curve",
+            of=sweep.sweep_id,
+        )
     with right:
         if rates.empty:
             st.info(
@@ -248,7 +262,11 @@ def answers_section() -> None:
                 icon=":material/info:",
             )
         else:
-            shell.figure(response_charts.outcome_curve(rates, "switched", "strength"), key="strength_switched")
+            shell.figure(
+                lambda: response_charts.outcome_curve(rates, "switched", "strength"),
+                key="strength_switched",
+                of=sweep.sweep_id,
+            )
 
 
 answers_section()
@@ -256,7 +274,11 @@ answers_section()
 st.header("Where are the two prompts apart?", anchor="separability", help=words.GLOSSARY["Linear separability"])
 left, right = st.columns(2, gap="large")
 with left:
-    shell.figure(window_charts.separability(pd.DataFrame(sweep.summary["separability"])), key="separability")
+    shell.figure(
+        lambda: window_charts.separability(pd.DataFrame(sweep.summary["separability"])),
+        key="separability",
+        of=sweep.sweep_id,
+    )
 with right:
     others = pd.DataFrame(sweep.summary["collateral"])
     if len(others):
@@ -270,8 +292,9 @@ with right:
             others = others[others["layer"] == st.session_state["collateral_layer"]]
         group = str(others["group"].iloc[0])
         shell.figure(
-            sweep_charts.collateral(others, group, points, run.request.circuit, sweeps.splits_of(points)[0]),
+            lambda: sweep_charts.collateral(others, group, points, run.request.circuit, sweeps.splits_of(points)[0]),
             key=f"collateral_{group}",
+            of=sweep.sweep_id,
         )
         strength = others["strength"].iloc[0]
         st.caption(f"At strength {charts.number(strength)}.")

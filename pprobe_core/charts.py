@@ -2,6 +2,8 @@
 
 Every title is computed from the rows it stands over; every caption says what the chart leaves out. Colours are fixed by
 meaning and hold on a light and on a dark page. Nothing here knows torch, the store or the pages.
+
+Channels are written out, alt.Y2("high:Q") for y2="high:Q": for every bare text Altair looks through its whole schema.
 """
 
 import re
@@ -105,7 +107,7 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
     colour = colour_by("component", COMPONENT_NAMES.values(), PALETTES["component"])
     base = alt.Chart(rows).encode(x=_layer_axis(layers), color=colour)
     dash = dash_by("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3]))
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q", detail="condition:N")
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), detail=alt.Detail("condition:N"))
     tooltip = [
         alt.Tooltip("layer:Q", title="Layer"),
         alt.Tooltip("component:N", title="Part"),
@@ -115,7 +117,7 @@ def layer_signals(layers: pd.DataFrame) -> Figure:
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title="Contribution to the logit difference"), strokeDash=dash, tooltip=tooltip
     )
-    points = base.mark_circle(size=28, opacity=1).encode(y="mean:Q", tooltip=tooltip)
+    points = base.mark_circle(size=28, opacity=1).encode(y=alt.Y("mean:Q"), tooltip=tooltip)
     title = "What FFN, attention and skip path hold at each layer"
     last = rows[rows["layer"] == n_layers(layers) - 1].set_index(["component", "condition"])["mean"].to_dict()
     values = [last.get((part, name)) for part in ("Skip path", "FFN") for name in CONDITION_NAMES.values()]
@@ -153,7 +155,7 @@ def layer_change(layers: pd.DataFrame) -> Figure:
             *_interval_tooltip("logits"),
         ],
     )
-    whisker = base.mark_rule(strokeWidth=1.2, color=MUTED).encode(y="low:Q", y2="high:Q")
+    whisker = base.mark_rule(strokeWidth=1.2, color=MUTED).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     title = "No change between the two prompts was recorded"
     if not rows.empty:
         mass = rows.assign(size=rows["mean"].abs()).groupby("component")["size"].sum()
@@ -201,7 +203,7 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
     band = (
         base.transform_filter("datum.component == 'FFN / skip'")
         .mark_area(opacity=0.16)
-        .encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+        .encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"))
     )
     tooltip = [
         alt.Tooltip("layer:Q", title="Layer"),
@@ -229,7 +231,7 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
     labels = [
         alt.Chart(limits.iloc[[i]])
         .mark_text(align="left", dy=offset, color=MUTED, fontSize=11)
-        .encode(x=alt.X("layer:Q"), y=alt.Y("y:Q", scale=scale), text="text:N")
+        .encode(x=alt.X("layer:Q"), y=alt.Y("y:Q", scale=scale), text=alt.Text("text:N"))
         for i, offset in ((0, 8), (1, -7))
     ]
     title = "The FFN/Skip ratio is undefined at the last layer: the skip path carries next to no signal there"
@@ -276,10 +278,10 @@ def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_mea
     )
     colour = colour_by("condition", CONDITION_NAMES.values(), PALETTES["condition"])
     base = alt.Chart(rows).encode(x=x, color=colour)
-    band = base.mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
+    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     line = base.mark_line(strokeWidth=2.4).encode(y=alt.Y("mean:Q", title="Logit difference read off"))
     points = base.mark_point(filled=True, size=34, opacity=1).encode(
-        y="mean:Q",
+        y=alt.Y("mean:Q"),
         shape=alt.Shape(
             "after:N",
             legend=neutral_legend(),
@@ -333,7 +335,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
             legend=colour_legend(names, label_limit=460),
         ),
     )
-    band = base.mark_area(opacity=0.13).encode(y="low:Q", y2="high:Q", detail="condition:N")
+    band = base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), detail=alt.Detail("condition:N"))
     tooltip = [
         alt.Tooltip("run:N", title="Run"),
         alt.Tooltip("layer:Q", title="Layer"),
@@ -345,7 +347,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
         strokeDash=dash_by("condition", list(CONDITION_NAMES.values()), ([1, 0], [5, 3])),
         tooltip=tooltip,
     )
-    points = base.mark_circle(size=26, opacity=1).encode(y="mean:Q", tooltip=tooltip)
+    points = base.mark_circle(size=26, opacity=1).encode(y=alt.Y("mean:Q"), tooltip=tooltip)
     return as_figure(
         alt.layer(zero_line(), band, line, points),
         _compared_title(rows, titles[quantity].split(" (")[0], names),
@@ -436,7 +438,7 @@ def margins(pairs: pd.DataFrame) -> Figure:
     join = (
         alt.Chart(wide)
         .mark_rule(color=MUTED, opacity=0.5)
-        .encode(x=x, y=alt.Y("logit_diff_original:Q"), y2="logit_diff_perturbed:Q")
+        .encode(x=x, y=alt.Y("logit_diff_original:Q"), y2=alt.Y2("logit_diff_perturbed:Q"))
     )
     points = (
         alt.Chart(long)
@@ -495,7 +497,9 @@ def first_tokens(tokens: pd.DataFrame) -> Figure:
             alt.Tooltip("side:N", title="Side"),
         ],
     )
-    text = base.mark_text(align="left", dx=5, color=MUTED, fontSize=11).encode(x="probability:Q", text="label:N")
+    text = base.mark_text(align="left", dx=5, color=MUTED, fontSize=11).encode(
+        x=alt.X("probability:Q"), text=alt.Text("label:N")
+    )
     words = []
     for condition in conditions:
         best = rows[(rows["condition"] == condition) & (rows["place"] == 1)]
@@ -546,7 +550,7 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
     labels = [
         base.transform_filter(f"datum.value {sign} 0")
         .mark_text(align=align, dx=shift, color=MUTED, fontSize=11)
-        .encode(x="value:Q", text="text:N")
+        .encode(x=alt.X("value:Q"), text=alt.Text("text:N"))
         for sign, align, shift in _LABEL_SIDES
     ]
     title = "The parts of the change were not stored"
@@ -554,7 +558,9 @@ def carriers(additive: Mapping[str, Any]) -> Figure:
     if measured is not None and ffn is not None:
         title = f"FFN layers write {number(ffn, signed=True)} of the measured {number(measured, signed=True)} logits"
     return as_figure(
-        alt.layer(alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x="zero:Q"), bars, *labels),
+        alt.layer(
+            alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x=alt.X("zero:Q")), bars, *labels
+        ),
         title,
         "FFN, attention, embedding and constant terms add up to the measured change exactly. The "
         "sum of all I stands for the FFN part; where it differs, normalisation makes the difference.",
@@ -635,7 +641,7 @@ def _layer_axis(layers: pd.DataFrame, room: float = 0.0) -> alt.X:
 
 def zero_line() -> alt.Chart:
     """A muted rule at zero of the y axis."""
-    return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, opacity=0.8).encode(y="zero:Q")
+    return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, opacity=0.8).encode(y=alt.Y("zero:Q"))
 
 
 def _interval_tooltip(unit: str) -> list[alt.Tooltip]:

@@ -4,7 +4,7 @@ Tables only: what is computed from them lies in compare_stats, what is drawn in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -228,22 +228,21 @@ def profiles(found: Compared, store: Store, quantity: str) -> pd.DataFrame:
     return _together(parts, columns)
 
 
-def topology(found: Compared, store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How few neurons hold a circuit and where they lie: one row per run, and one per run and layer.
+def topology(found: Compared, store: Store) -> pd.DataFrame:
+    """How few neurons hold a circuit: one row per run.
 
-    First frame: run_id, label, circuit, n_neurons, share_top10, share_top50, concentration (Gini of |mean I|), n_half,
+    Columns: run_id, label, circuit, n_neurons, share_top10, share_top50, concentration (Gini of |mean I|), n_half,
     ffn_share (of the change that attention and FFN layers write, from |mean change| per layer), low, high, n (pairs).
-    Second: run_id, label, circuit, layer, depth, share_top50 (of the first 50 neurons), mass (of all |mean I|).
     """
-    rows, layers = [], []
+    rows = []
     for (model, circuit), run in found.runs.items():
-        neurons = store.neurons(run.run_id)
-        held = compare_stats.concentration(neurons["importance_mean"])
+        held = compare_stats.concentration(store.importance(run.run_id))
         share, low, high, n = _ffn_share(store.layers(run.run_id), run.request.seed)
-        names = {"run_id": run.run_id, "label": found.label(model), "circuit": circuit}
         rows.append(
-            names
-            | {
+            {
+                "run_id": run.run_id,
+                "label": found.label(model),
+                "circuit": circuit,
                 "n_neurons": held.n_neurons,
                 "share_top10": held.share_top10,
                 "share_top50": held.share_top50,
@@ -255,36 +254,44 @@ def topology(found: Compared, store: Store) -> tuple[pd.DataFrame, pd.DataFrame]
                 "n": n,
             }
         )
-        n_layers = int(run.summary["n_layers"])
-        first = store.top_neurons(run.run_id, "shared", TOP)["layer"].value_counts()
-        for mass in store.layer_mass(run.run_id).to_dict("records"):
-            layer = int(mass["layer"])
-            layers.append(
-                names
-                | {
-                    "layer": layer,
-                    "depth": layer / max(n_layers - 1, 1),
-                    "share_top50": int(first.get(layer, 0)) / TOP,
-                    "mass": mass["mass"],
-                }
-            )
-    whole = (
+    columns = (
         *("run_id", "label", "circuit", "n_neurons", "share_top10", "share_top50", "concentration", "n_half"),
         *("ffn_share", "low", "high", "n"),
     )
-    return (
-        pd.DataFrame(rows, columns=list(whole)),
-        pd.DataFrame(layers, columns=["run_id", "label", "circuit", "layer", "depth", "share_top50", "mass"]),
-    )
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def top_layers(found: Compared, store: Store) -> pd.DataFrame:
+    """Where the neurons of a circuit lie: one row per run and layer.
+
+    Columns: run_id, label, circuit, layer, depth, share_top50 (of the first 50 neurons), mass (of all |mean I|).
+    """
+    rows = []
+    for (model, circuit), run in found.runs.items():
+        n_layers = int(run.summary["n_layers"])
+        first = store.top_neurons(run.run_id, "shared", TOP)["layer"].value_counts()
+        for layer, mass in store.layer_mass(run.run_id)[["layer", "mass"]].itertuples(index=False):
+            rows.append(
+                {
+                    "run_id": run.run_id,
+                    "label": found.label(model),
+                    "circuit": circuit,
+                    "layer": int(layer),
+                    "depth": int(layer) / max(n_layers - 1, 1),
+                    "share_top50": int(first.get(layer, 0)) / TOP,
+                    "mass": mass,
+                }
+            )
+    return pd.DataFrame(rows, columns=["run_id", "label", "circuit", "layer", "depth", "share_top50", "mass"])
 
 
 def _ffn_share(layers: pd.DataFrame, seed: int) -> tuple[float | None, float | None, float | None, int]:
     """FFN layers' share of what all layers write differently on the two prompts: mean over pairs, interval, pairs."""
-    wide = layers.pivot_table(index=["pair_id", "layer"], columns="condition", values=["ffn", "attention"])
-    if wide.empty:
+    if layers.empty:
         return None, None, None, 0
-    change = {part: (wide[part]["perturbed"] - wide[part]["original"]).abs() for part in ("ffn", "attention")}
-    of_pair = {part: values.groupby(level="pair_id").sum() for part, values in change.items()}
+    values = layers.set_index(["pair_id", "layer"])[["condition", "ffn", "attention"]]
+    one, two = (values[values["condition"] == c][["ffn", "attention"]] for c in ("original", "perturbed"))
+    of_pair = (two - one).abs().groupby(level="pair_id").sum()
     total = of_pair["ffn"] + of_pair["attention"]
     shares = (of_pair["ffn"] / total.where(total > 0)).dropna().to_numpy(dtype=float)
     interval = stats.bootstrap_mean(shares, seed)
@@ -296,12 +303,15 @@ Rates = Callable[[str], pd.DataFrame]
 
 
 def outcome_table(store: Store, sweep_id: str) -> pd.DataFrame:
-    """Outcome rates of a sweep's answers as rows: key, split, outcome, n, share, low, high and `regime`."""
-    rates = outcomes_of(store, sweep_id)
+    """Outcome rates of a sweep's answers as rows: key, split, outcome, n, share, low, high and `regime`.
+
+    The outcomes are those that every behaviour has.
+    """
+    rates = outcomes_of(store, sweep_id, of_classes=True)
     if not rates:
         return pd.DataFrame(columns=["key", "split", "outcome", "n", "share", "low", "high", "regime"])
     frame = pd.DataFrame(as_rows(rates))
-    named = pd.DataFrame([asdict(r) for r in regimes(rates)], columns=["key", "split", "regime"])
+    named = pd.DataFrame([(r.key, r.split, r.regime) for r in regimes(rates)], columns=["key", "split", "regime"])
     return frame.merge(named, on=["key", "split"], how="left")
 
 

@@ -33,7 +33,7 @@ def compare_json(store: Store, found: Compared) -> dict[str, Any]:
     are fractions, F and its changes logits, `relative` and `effect` in units of the unedited F.
     """
     ratios, points = compare_frames.ratios(found), compare_frames.fit_points(found)
-    topology, layers = compare_frames.topology(found, store)
+    topology, layers = compare_frames.topology(found, store), compare_frames.top_layers(found, store)
     rates = {s.sweep_id: compare_frames.outcome_table(store, s.sweep_id) for s in found.sweeps.values()}
     twins = compare_stats.opposition_tests(compare_frames.twins(found, store), found.request.seed)
     overlaps = [compare_frames.overlaps(found, store, model) for model in found.request.models]

@@ -62,7 +62,9 @@ def coupling_sums(layers: Sequence[Mapping[str, Any]], couplings: Mapping[str, A
         alt.Tooltip("high:Q", title="95 % to", format="+.3f"),
     ]
     bars = alt.Chart(exact).mark_bar(opacity=0.75).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    whisker = alt.Chart(exact).mark_rule(strokeWidth=1.2, color=MUTED).encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
+    whisker = (
+        alt.Chart(exact).mark_rule(strokeWidth=1.2, color=MUTED).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
+    )
     shape = alt.Shape(
         "shape:N",
         legend=None,

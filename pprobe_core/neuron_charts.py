@@ -168,9 +168,9 @@ def _cells(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
         .mark_rect(color=MUTED)
         .encode(
             x=alt.X("left:Q", title=x["title"], scale=x["scale"], axis=x["axis"]),
-            x2="right:Q",
+            x2=alt.X2("right:Q"),
             y=alt.Y("low:Q", title=y["title"], scale=y["scale"]),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
             opacity=alt.Opacity(
                 "n_neurons:Q", scale=alt.Scale(type="log", domain=[1, fullest], range=[0.22, 0.95]), legend=None
             ),
@@ -232,13 +232,13 @@ def _marked(
         named = rows[here & (rows["label"] != "")]
         if len(named):
             text = alt.Chart(named).mark_text(align=align, dx=shift, fontSize=11, color=FFN)
-            marks.append(text.encode(x=alt.X("position:Q"), y=alt.Y(f"{column}:Q"), text="label:N"))
+            marks.append(text.encode(x=alt.X("position:Q"), y=alt.Y(f"{column}:Q"), text=alt.Text("label:N")))
     return marks
 
 
 def _threshold(value: float, both_signs: bool) -> alt.Chart:
     limits = pd.DataFrame({"y": [value, -value] if both_signs else [value]})
-    return alt.Chart(limits).mark_rule(strokeDash=[4, 4], color=MUTED).encode(y="y:Q")
+    return alt.Chart(limits).mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=alt.Y("y:Q"))
 
 
 def _leader(top: pd.DataFrame, column: str, signed: bool) -> str:

@@ -104,12 +104,12 @@ def logit_diffs(rows: pd.DataFrame, target: str, control: str) -> Figure:
         ),
         tooltip=tooltip,
     )
-    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x="zero:Q")
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=alt.X("zero:Q"))
     single = table[table["arm"] != "random"]
     text = (
         alt.Chart(single.assign(text=[number(v, signed=True) for v in single["logit_diff"]]))
         .mark_text(dy=-15, fontSize=13, color=MUTED)
-        .encode(y=y, x=x, text="text:N")
+        .encode(y=y, x=x, text=alt.Text("text:N"))
     )
     n = int((table["arm"] == "random").sum())
     beside = f"; the {n} grey marks are random changes of the same size" if n else ""

@@ -112,7 +112,9 @@ def seeds(rates: pd.DataFrame, outcome: str, axis: Axis = "n_neurons", split: st
     ]
     marks = [
         spread(base, groups, 0.2, color=colour),
-        alt.Chart(long).mark_line(color=colour, strokeWidth=0.8, opacity=0.6).encode(x=x, y=y, detail="seed:N"),
+        alt.Chart(long)
+        .mark_line(color=colour, strokeWidth=0.8, opacity=0.6)
+        .encode(x=x, y=y, detail=alt.Detail("seed:N")),
         base.mark_line(color=colour, strokeWidth=2.6).encode(y=y),
         base.mark_circle(color=colour, size=44, opacity=1).encode(y=y, tooltip=tooltip),
     ]
@@ -179,7 +181,7 @@ def class_bars(rows: pd.DataFrame) -> Figure:
     texts = [
         alt.Chart(counts[light == is_light])
         .mark_text(color=shade, fontSize=12, fontWeight=600)
-        .encode(y=y, x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])), text="text:N")
+        .encode(y=y, x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])), text=alt.Text("text:N"))
         for is_light, shade in ((False, "white"), (True, "#1E262C"))
     ]
     return as_figure(
@@ -219,7 +221,7 @@ def _seed_whiskers(spread: pd.DataFrame, words: ArmWords, x: alt.X) -> alt.Chart
         .encode(
             x=x,
             y=alt.Y("low:Q", title=""),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
             color=colour_by("series", words.series, ARM_COLOURS),
         )
     )

@@ -126,7 +126,9 @@ def threshold_curve(points: pd.DataFrame, n_total: int) -> Figure:
     )
     y = alt.Y("mean:Q", title="Change of F (logits)")
     span = pd.DataFrame({"from": [SENSITIVITY[0]], "to": [SENSITIVITY[1]]})
-    shade = alt.Chart(span).mark_rect(color=MUTED, opacity=0.13).encode(x=alt.X("from:Q", scale=scale), x2="to:Q")
+    shade = (
+        alt.Chart(span).mark_rect(color=MUTED, opacity=0.13).encode(x=alt.X("from:Q", scale=scale), x2=alt.X2("to:Q"))
+    )
     inside = rows[(rows["arm"] == "ranked") & rows["share"].between(*SENSITIVITY) & rows["delta_mean"].notna()]
     split = shown_split(inside)
     inside = inside[inside["split"] == split].sort_values("share")
@@ -217,9 +219,9 @@ def heads_against_neurons(head_points: pd.DataFrame, neuron_points: pd.DataFrame
     of_draws = [*tooltip[:2], *draw_tooltip("logits")]
     marks = [
         zero_line(),
-        random.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        random.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         random.mark_line(strokeWidth=1.2, strokeDash=[4, 3]).encode(y=y, tooltip=of_draws),
-        ranked.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        ranked.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         ranked.mark_line(strokeWidth=2.2).encode(y=y, tooltip=tooltip),
         ranked.mark_circle(size=40, opacity=1).encode(y=y, tooltip=tooltip),
     ]
@@ -288,17 +290,17 @@ def collateral(
     ranges = (
         alt.Chart(drawn.dropna(subset=["random_low"]).assign(kind="Random"))
         .mark_bar(height=16, opacity=0.4)
-        .encode(y=y, x=alt.X("random_low:Q"), x2="random_high:Q", color=colour)
+        .encode(y=y, x=alt.X("random_low:Q"), x2=alt.X2("random_high:Q"), color=colour)
     )
     marks = [
-        alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x="zero:Q"),
+        alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=MUTED).encode(x=alt.X("zero:Q")),
         ranges,
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=colour),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=colour),
         base.mark_point(filled=True, size=80, opacity=1).encode(x=x, color=colour, tooltip=tooltip),
     ]
     broken = drawn[drawn["delta_mean"].isna()].assign(zero=0.0, text="× broken")
     if len(broken):
-        marks.append(alt.Chart(broken).mark_text(color=MUTED).encode(y=y, x=alt.X("zero:Q"), text="text:N"))
+        marks.append(alt.Chart(broken).mark_text(color=MUTED).encode(y=y, x=alt.X("zero:Q"), text=alt.Text("text:N")))
     return as_figure(
         alt.layer(*marks),
         _collateral_sentence(own, here),
@@ -388,7 +390,7 @@ def arm_marks(drawn: pd.DataFrame, words: ArmWords, x: alt.X, y: alt.Y, unit: st
     ranked, random = drawn[drawn["arm"] == "ranked"], drawn[drawn["arm"] == "random"]
     p_value = [alt.Tooltip("p:Q", title="p (McNemar, Holm)", format=".2g")] if unit == "share" else []
     lines = alt.Chart(ranked).encode(x=x, color=colour)
-    bands = alt.Chart(random).encode(x=x, color=colour, detail="split:N")
+    bands = alt.Chart(random).encode(x=x, color=colour, detail=alt.Detail("split:N"))
     axis_tooltip = alt.Tooltip("x:Q", title="At", format=",.4~g")
     tooltip = [alt.Tooltip("series:N", title="Arm"), axis_tooltip, *interval_tooltip(unit, "n"), *p_value]
     of_draws = [alt.Tooltip("series:N", title="Arm"), axis_tooltip, *draw_tooltip(unit)]
@@ -441,7 +443,7 @@ def spread(base: alt.Chart, rows: pd.DataFrame, opacity: float, tooltip: Any = N
     """From `low` to `high`: an area, or a bar where there is only one x."""
     one = rows["x"].nunique() <= 1
     chart = base.mark_bar(width=9, opacity=opacity, **mark) if one else base.mark_area(opacity=opacity, **mark)
-    encoded = chart.encode(y=alt.Y("low:Q"), y2="high:Q")
+    encoded = chart.encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     return encoded if tooltip is None else encoded.encode(tooltip=tooltip)
 
 
@@ -486,7 +488,7 @@ def _broken_marks(rows: pd.DataFrame, axis: str, x: alt.X) -> list[alt.Chart]:
         .encode(
             x=x,
             y=alt.value(HEIGHT - 14),
-            text="text:N",
+            text=alt.Text("text:N"),
             tooltip=[x_tooltip(axis), alt.Tooltip("n_broken:Q", title="Prompts without numbers")],
         )
     ]

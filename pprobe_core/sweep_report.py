@@ -17,6 +17,7 @@ from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.outcomes import (
     FORMAT_CHANGE,
     IS_BROKEN,
+    OF_CLASSES,
     LayerRegime,
     OutcomeRate,
     Reference,
@@ -88,11 +89,14 @@ def references(run: Run, pairs: pd.DataFrame, circuit: Circuit, condition: Condi
     return known
 
 
-def outcomes_of(store: Store, sweep_id: str, use_labels: bool = False) -> tuple[OutcomeRate, ...]:
+def outcomes_of(
+    store: Store, sweep_id: str, use_labels: bool = False, *, of_classes: bool = False
+) -> tuple[OutcomeRate, ...]:
     """Outcome rates over the stored answers of a sweep; () without answers.
 
-    `use_labels`: where a person labelled an answer, edited or not, the label counts instead of the rules' class. Where
-    the circuit's file is gone, nobody knows which class stands for which side: changed and broken answers remain.
+    `use_labels`: where a person labelled an answer, edited or not, the label counts instead of the rules' class.
+    `of_classes`: only the outcomes that every circuit has, which are counted without reading a text. Where the
+    circuit's file is gone, nobody knows which class stands for which side: changed and broken answers remain.
     Raises BadRequest for an unknown sweep.
     """
     sweep = store.sweep(sweep_id)
@@ -104,12 +108,13 @@ def outcomes_of(store: Store, sweep_id: str, use_labels: bool = False) -> tuple[
         circuit, gone = load_circuit(run.request.circuit), False
     except BadRequest:
         circuit, gone = _without_classes(run), True
-    known = references(run, store.pairs(run.run_id), circuit, condition)
+    known = {} if of_classes else references(run, store.pairs(run.run_id), circuit, condition)
+    only = OF_CLASSES if of_classes else None
     if len(seeds) > 1:  # intervals are over prompts then, so every answer is looked at
         answers = _responses(store.sweep_responses(sweep_id), use_labels)
-        rates = outcome_rates(circuit, condition, answers, known)
+        rates = outcome_rates(circuit, condition, answers, known, only)
     else:
-        rates = rates_of(circuit, condition, _tallies(store, sweep_id, circuit, condition, known, use_labels))
+        rates = rates_of(circuit, condition, _tallies(store, sweep_id, circuit, condition, known, use_labels), only)
     return tuple(rate for rate in rates if rate.outcome in (FORMAT_CHANGE, IS_BROKEN)) if gone else rates
 
 

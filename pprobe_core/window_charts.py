@@ -227,10 +227,10 @@ def switch_by_layer(
         *interval_tooltip("share", "Answers"),
         alt.Tooltip("regime:N", title="Regime"),
     ]
-    band = alt.Chart(bands).encode(x=x, color=colour, y=alt.Y("low:Q"), y2="high:Q")
+    band = alt.Chart(bands).encode(x=x, color=colour, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     marks: list[Any] = [
         band.mark_bar(width=10, opacity=0.4) if bands["layer"].nunique() <= 1 else band.mark_area(opacity=0.3),
-        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_line(strokeWidth=2.2).encode(y=y),
         base.mark_circle(size=40, opacity=1).encode(y=y, tooltip=tooltip),
         *_regime_strip(ranked),
@@ -295,9 +295,9 @@ def separability(rows: pd.DataFrame, threshold: float = 0.5) -> Figure:
     marks = [
         chance.mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=alt.Y("y:Q")),
         chance.mark_text(align="left", dx=4, dy=9, color=MUTED, fontSize=11).encode(
-            x=alt.value(0), y=alt.Y("y:Q"), text="text:N"
+            x=alt.value(0), y=alt.Y("y:Q"), text=alt.Text("text:N")
         ),
-        base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_circle(size=48, opacity=1).encode(y=y, tooltip=own),
         alt.Chart(auc)
@@ -350,7 +350,11 @@ def layer_ablation(points: pd.DataFrame, split: str = "heldout") -> Figure:
             *interval_tooltip("logits"),
         ],
     )
-    marks: list[Any] = [zero_line(), bars, base.mark_rule(strokeWidth=1.2, color=MUTED).encode(y="low:Q", y2="high:Q")]
+    marks: list[Any] = [
+        zero_line(),
+        bars,
+        base.mark_rule(strokeWidth=1.2, color=MUTED).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+    ]
     broken = single[single["mean"].isna()].assign(text="×", zero=0.0)
     if len(broken):
         sign = alt.Chart(broken).mark_text(color=MUTED, fontSize=18, fontWeight="bold")
@@ -358,8 +362,8 @@ def layer_ablation(points: pd.DataFrame, split: str = "heldout") -> Figure:
             sign.encode(
                 x=alt.X("layer:O"),
                 xOffset=alt.XOffset("component:N", scale=alt.Scale(domain=names)),
-                y="zero:Q",
-                text="text:N",
+                y=alt.Y("zero:Q"),
+                text=alt.Text("text:N"),
             )
         )
     title = "No layer was switched off on these prompts"
@@ -420,9 +424,9 @@ def patch_by_layer(
         zero_line(),
         whole_line.mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=alt.Y("y:Q")),
         whole_line.mark_text(align="left", dx=4, dy=-8, color=MUTED, fontSize=11).encode(
-            x=alt.value(0), y=alt.Y("y:Q"), text="text:N"
+            x=alt.value(0), y=alt.Y("y:Q"), text=alt.Text("text:N")
         ),
-        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_line(strokeWidth=2.2).encode(y=y),
         base.mark_circle(size=40, opacity=1).encode(y=y, tooltip=tooltip),
     ]
@@ -481,7 +485,7 @@ def held(points: pd.DataFrame, split: str = "heldout") -> Figure:
     ]
     marks = [
         zero_line(),
-        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_line(strokeWidth=2.2).encode(y=y),
         base.mark_circle(size=40, opacity=1).encode(y=y, tooltip=tooltip),
     ]
@@ -544,11 +548,15 @@ def _map(cells: pd.DataFrame, colour: alt.Color, tooltip: list[alt.Tooltip], for
         for strong, shade in ((True, "white"), (False, "#1E262C")):
             known = drawn[(drawn["strong"].astype(bool) == strong) & drawn["shown"].notna()]
             if len(known):
-                marks.append(alt.Chart(known).mark_text(fontSize=size, color=shade).encode(x=x, y=y, text="text:N"))
+                marks.append(
+                    alt.Chart(known).mark_text(fontSize=size, color=shade).encode(x=x, y=y, text=alt.Text("text:N"))
+                )
     broken = drawn[drawn["shown"].isna()].assign(text="×")
     if len(broken):
         marks.append(
-            alt.Chart(broken).mark_text(fontSize=16, fontWeight="bold", color=MUTED).encode(x=x, y=y, text="text:N")
+            alt.Chart(broken)
+            .mark_text(fontSize=16, fontWeight="bold", color=MUTED)
+            .encode(x=x, y=y, text=alt.Text("text:N"))
         )
     return alt.layer(*marks)
 
@@ -609,11 +617,11 @@ def _regime_strip(rows: pd.DataFrame) -> list[alt.Chart]:
         if (runs["regime"] == name).any():
             marks += [
                 own.mark_rect(color=colour).encode(
-                    x=alt.X("start:Q"), x2="end:Q", y=alt.Y("low:Q"), y2="high:Q", tooltip=tooltip
+                    x=alt.X("start:Q"), x2=alt.X2("end:Q"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), tooltip=tooltip
                 ),
                 own.transform_calculate(text=fitting)
                 .mark_text(dy=-9, fontSize=11, fontWeight=600, color=colour)
-                .encode(x=alt.X("middle:Q"), y=alt.Y("high:Q"), text="text:N"),
+                .encode(x=alt.X("middle:Q"), y=alt.Y("high:Q"), text=alt.Text("text:N")),
             ]
     return marks
 

@@ -269,7 +269,7 @@ def test_windows_and_profiles_lie_on_relative_depth(store: Store) -> None:
 
 def test_topology_counts_each_neuron_once(store: Store) -> None:
     found = compare_frames.compared(store, REQUEST)
-    whole, layers = compare_frames.topology(found, store)
+    whole, layers = compare_frames.topology(found, store), compare_frames.top_layers(found, store)
     assert (whole["n_neurons"] == 8 * 384).all()
     assert ((whole["share_top10"] < whole["share_top50"]) & (whole["share_top50"] < 1)).all()
     assert whole["ffn_share"].between(0, 1).all()

@@ -167,8 +167,9 @@ def test_a_run_that_was_computed_here_is_never_overwritten(small_store: Store, s
 
 def test_a_recorded_run_gives_way_to_the_computed_one_and_keeps_its_sweeps(small_store: Store) -> None:
     run_id = str(small_store.run_of(SAFETY))
-    before = small_store.sweeps(run_id)
+    before, edition = small_store.sweeps(run_id), small_store.edition
     small_store.save_run(result_of(small_store, run_id))
+    assert small_store.edition != edition
     assert small_store.sweeps(run_id)["sweep_id"].tolist() == before["sweep_id"].tolist()
     assert len(small_store.pairs(run_id)) == 60
     assert len(small_store.neurons(run_id)) == 3072
@@ -287,7 +288,9 @@ def test_a_sweep_computed_here_takes_the_place_of_the_recorded_one_when_it_is_co
     assert len(small_store.points(sweep_id)) == len(recorded)
     shown = small_store.sweep(sweep_id)
     key = recording.sweep_key(small_store.run(run_id).request_key, shown.request)
+    edition = small_store.edition
     small_store.save_sweep(sweep_id, key, shown.request, shown.summary, measured_as=place)
+    assert small_store.edition != edition
     assert not small_store.sweep(sweep_id).recorded
     assert small_store.points(sweep_id) == tuple(p for p in recorded if p in recorded[:2])
     assert small_store.point_ids(place) == set()

@@ -737,3 +737,19 @@ def test_ctrl_c_during_a_query_is_a_ctrl_c_and_no_error_of_the_file(
         monkeypatch.setattr(store, "_connection", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.runs()
+
+
+def test_the_edition_is_another_one_whenever_finished_results_go_or_give_way(store: Store, db: Path) -> None:
+    first, second = result_by_hand(n_pairs=7), result_by_hand(n_pairs=5)
+    store.save_run(first)
+    edition = store.edition
+    store.save_run(second)  # a new result changes nothing that somebody may have read
+    store.save_run(first)  # is there already
+    with Store(db) as another:
+        assert another.edition == edition == store.edition
+        another.delete_run(second.run_id)
+        assert store.edition == another.edition != edition
+    store.close()
+    db.unlink()
+    with Store(db) as afresh:
+        assert afresh.edition not in (edition, store.edition)

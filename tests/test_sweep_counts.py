@@ -1,9 +1,11 @@
 """Answers counted in the results file are the answers counted one by one."""
 
+import operator
+
 import pytest
 
 from pprobe_core.circuits.library import load_circuit
-from pprobe_core.interventions.outcomes import KEPT, outcome_rates
+from pprobe_core.interventions.outcomes import KEPT, OF_CLASSES, outcome_rates
 from pprobe_core.interventions.types import BASELINE_KEY
 from pprobe_core.store import Store
 from pprobe_core.sweep_report import _responses, outcomes_of, references
@@ -25,6 +27,21 @@ def test_counting_in_the_store_gives_what_counting_every_answer_gives(recorded_s
     counted = outcomes_of(recorded_store, sweep_id, use_labels)
     assert counted == outcome_rates(circuit, sweep.request.condition, answers, known)
     assert any(rate.outcome == KEPT and rate.n_yes for rate in counted)
+
+
+@pytest.mark.parametrize(("kind", "circuit"), [("window", "language"), ("dose", "safety_refusal")])
+def test_what_classes_alone_decide_is_the_same_without_reading_the_texts(
+    recorded_store: Store, kind: str, circuit: str
+) -> None:
+    runs, sweeps = recorded_store.runs().set_index("run_id"), recorded_store.sweeps()
+    mine = sweeps[(sweeps["kind"] == kind) & (sweeps["run_id"].map(runs["circuit"]) == circuit)]
+    assert len(mine)
+    for sweep_id in mine["sweep_id"]:
+        everything = outcomes_of(recorded_store, sweep_id)
+        assert {rate.outcome for rate in everything} > set(OF_CLASSES)
+        found = outcomes_of(recorded_store, sweep_id, of_classes=True)
+        key = operator.attrgetter("key", "split", "outcome")
+        assert sorted(found, key=key) == sorted((r for r in everything if r.outcome in OF_CLASSES), key=key)
 
 
 def test_the_state_of_labels_changes_with_every_label(recorded_store: Store) -> None:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 import pandas as pd
-from altair.utils import schemapi
 
 from pprobe_core import jobs as core_jobs
 from pprobe_core import playground as core_playground
@@ -32,14 +31,6 @@ def jobs() -> core_jobs.Jobs:
 def playground() -> core_playground.Playground:
     """Where questions to the edited model are answered, beside the worker. Raises StoreUnavailable as `jobs` does."""
     return core_playground.shared(jobs())
-
-
-def draw_charts_quickly() -> None:
-    """Leave out Altair's check of every part of a chart as it is made: a third of the time of a page with nine charts.
-
-    The whole chart is still checked when it is drawn, and the tests check the parts.
-    """
-    schemapi.disable_debug_mode()
 
 
 def open_workplace() -> None:

@@ -712,7 +712,7 @@ def findings(edit: Editing, circuit: Circuit, run: Run) -> Validity:
         _offer_answers(edit, circuit, pairs)
         _confusion(circuit)
     with st.expander("Pair by pair", icon=":material/insights:"):
-        shell.figure(charts.margins(pairs), key="check_margins")
+        shell.figure(lambda: charts.margins(pairs), key="check_margins")
         st.page_link(
             shell.PROBE, label="Open this run", icon=":material/arrow_forward:", query_params={"run": run.run_id}
         )

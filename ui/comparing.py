@@ -270,7 +270,7 @@ class Frames:
         """What decides the frames: the results file, the finished runs and sweeps, the models' order."""
         f = self.found
         runs, sweeps = [r.run_id + r.stage for r in f.runs.values()], [s.sweep_id for s in f.sweeps.values()]
-        return (str(shell.store().path), *f.request.models, "runs", *runs, "sweeps", *sweeps, *_states(f))
+        return (shell.store().edition, *f.request.models, "runs", *runs, "sweeps", *sweeps, *_states(f))
 
     @property
     def models(self) -> list[str]:
@@ -287,8 +287,8 @@ class Frames:
 _BUILDERS: Mapping[str, Callable[[Compared, Store, str], pd.DataFrame]] = {
     "ratios": lambda found, store, what: compare_frames.ratios(found),
     "profile": compare_frames.profiles,  # what: the quantity
-    "topology": lambda found, store, what: compare_frames.topology(found, store)[0],
-    "top_layers": lambda found, store, what: compare_frames.topology(found, store)[1],
+    "topology": lambda found, store, what: compare_frames.topology(found, store),
+    "top_layers": lambda found, store, what: compare_frames.top_layers(found, store),
     "doses": lambda found, store, what: compare_frames.doses(found, store, _outcomes),
     "windows": lambda found, store, what: compare_frames.windows(found, store, _outcomes),
     "twins": lambda found, store, what: compare_frames.twins(found, store),
@@ -309,11 +309,11 @@ def _frame(name: str, key: tuple[str, ...], what: str, _found: Compared) -> pd.D
 
 
 def _outcomes(sweep_id: str) -> pd.DataFrame:
-    return _outcome_table(sweep_id, str(shell.store().path))
+    return _outcome_table(sweep_id, shell.store().edition)
 
 
 @kept.frames(60, "Counting the answers")
-def _outcome_table(sweep_id: str, where: str) -> pd.DataFrame:
+def _outcome_table(sweep_id: str, edition: str) -> pd.DataFrame:
     return compare_frames.outcome_table(shell.store(), sweep_id)
 
 

@@ -31,7 +31,7 @@ def normalisation(run: Run) -> None:
         return
     left, right = st.columns([3, 2], gap="large")
     with left:
-        shell.figure(coupling_sums(run.summary["layers"], couplings), key="couplings")
+        shell.figure(lambda: coupling_sums(run.summary["layers"], couplings), key="couplings", of=run.run_id)
     with right:
         for sentence in _sentences(couplings):
             st.markdown(shell.escaped(sentence))

@@ -29,9 +29,3 @@ def frames(
         return kept
 
     return decorate
-
-
-def forget() -> None:
-    """After stored results were replaced or deleted under their ids: everything is read anew."""
-    st.cache_data.clear()
-    st.cache_resource.clear()

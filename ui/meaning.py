@@ -23,18 +23,18 @@ PAGES = {
 def run_card(run: Run, *, opened: bool = False) -> None:
     """What a run means, with the tests there are: in full, or folded until asked for."""
     known = shell.store().sweeps(run.run_id)
-    told = _of_run(run.run_id, tuple(known["sweep_id"]), str(shell.store().path))
+    told = _of_run(run.run_id, tuple(known["sweep_id"]), shell.store().edition)
     _card(told, run, f"meaning_{run.run_id}", opened)
 
 
 def sweep_card(run: Run, sweep: Sweep) -> None:
     """What a sweep means, folded until asked for."""
-    told = _of_sweep(run.run_id, sweep.sweep_id, str(shell.store().path))
+    told = _of_sweep(run.run_id, sweep.sweep_id, shell.store().edition)
     _card(told, run, f"meaning_{sweep.sweep_id}", opened=False)
 
 
 @st.cache_data(max_entries=24, show_spinner="Putting it into words")
-def _of_run(run_id: str, sweep_ids: tuple[str, ...], where: str) -> Meaning:
+def _of_run(run_id: str, sweep_ids: tuple[str, ...], edition: str) -> Meaning:
     """The newest dose response and window of a run, one with answers first, go into its paragraph."""
     store = shell.store()
     run = store.run(run_id)
@@ -45,7 +45,7 @@ def _of_run(run_id: str, sweep_ids: tuple[str, ...], where: str) -> Meaning:
 
 
 @st.cache_data(max_entries=24, show_spinner="Putting it into words")
-def _of_sweep(run_id: str, sweep_id: str, where: str) -> Meaning:
+def _of_sweep(run_id: str, sweep_id: str, edition: str) -> Meaning:
     store = shell.store()
     sweep: Sweep = store.sweep(sweep_id)
     tested: Tested = sweeps.tested_with(sweep)

@@ -435,13 +435,13 @@ def _figures(reply: Reply, circuit: Circuit | None) -> None:
     arms = ["unedited"] if reply.edited is None else list(ARM_TITLES)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        shell.figure(playground_charts.first_tokens(token_rows(reply, arms)), key="play_tokens")
+        shell.figure(lambda: playground_charts.first_tokens(token_rows(reply, arms)), key="play_tokens")
     with right:
         if reply.unedited.logit_diff is None:
             st.info(no_logit_diff(reply, circuit), icon=":material/info:")
             return
         meanings = (circuit.target_meaning, circuit.control_meaning) if circuit else ("target", "control")
-        shell.figure(playground_charts.logit_diffs(logit_rows(reply), *meanings), key="play_f")
+        shell.figure(lambda: playground_charts.logit_diffs(logit_rows(reply), *meanings), key="play_f")
 
 
 def no_logit_diff(reply: Reply, circuit: Circuit | None) -> str:

@@ -10,7 +10,7 @@ from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.reproduction import Agreement
 from pprobe_core.store import Run, Sweep, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, job_panel, kept, shell, words
+from ui import backend, job_panel, shell, words
 
 
 def date_of(shown: Run | Sweep) -> str:
@@ -69,7 +69,6 @@ def _progress(job_id: str, date: str, watched: bool) -> None:
     """The notice while the result is computed here, as high as before; the page is drawn again when that ends."""
     job = backend.jobs().status(job_id)
     if job.state not in job_panel.ACTIVE:
-        kept.forget()  # tables are kept by the run's id, which stays the same
         st.rerun()
     where = "" if watched else f" {job.message or 'Starting'}{f': {job.count}' if job.total else ''}."
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
@@ -110,9 +109,7 @@ def agreement(run: Run, sweep: Sweep | None = None) -> None:
     shown = run if sweep is None else sweep
     if shown.recorded:
         return
-    found = _agreement(
-        run.run_id, None if sweep is None else sweep.sweep_id, shown.created_at.isoformat(), str(shell.store().path)
-    )
+    found = _agreement(run.run_id, None if sweep is None else sweep.sweep_id, shell.store().edition)
     if found is None:
         return
     icon = ":material/check_circle:" if found.agrees else ":material/difference:"
@@ -152,8 +149,7 @@ def _digits(value: float | None) -> str:
 
 
 @st.cache_data(max_entries=24, show_spinner=False)
-def _agreement(run_id: str, sweep_id: str | None, created_at: str, where: str) -> Agreement | None:
-    """`created_at` tells a run from the one it took the place of."""
+def _agreement(run_id: str, sweep_id: str | None, edition: str) -> Agreement | None:
     return recording.agreement_with_recording(shell.store(), run_id, sweep_id)
 
 
@@ -202,7 +198,6 @@ def set_controls() -> None:
 
 def forget() -> None:
     """After the set changed: nothing shown may rest on what is gone."""
-    kept.forget()
     st.session_state["_deleted"] = st.session_state.get("_deleted", 0) + 1
     run_id = st.session_state.get("run")
     if run_id and not shell.store().has_run(run_id):

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from pprobe_core.probing.strings import parse_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run, Store, Sweep
 from pprobe_core.wording import plural, verified
-from ui import backend, exports, kept, library, presenter, selection, terms, words
+from ui import backend, drawing, exports, kept, library, selection, terms, words
 from ui.terms import escaped
 
 START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, CIRCUITS, GLOSSARY = (
@@ -72,14 +72,14 @@ def store() -> Store:
 
 
 @kept.frames(12)
-def table(name: str, run_id: str, where: str) -> pd.DataFrame:
-    """A table of a finished run (pairs, layers, neurons ...). Runs never change, so the id is the key."""
+def table(name: str, run_id: str, edition: str) -> pd.DataFrame:
+    """A table of a finished run (pairs, layers, neurons ...), which changes only with the edition."""
     return getattr(store(), name)(run_id)
 
 
 def read(name: str, run_id: str) -> pd.DataFrame:
     """`table` of the results file in use."""
-    return table(name, run_id, str(store().path))
+    return table(name, run_id, store().edition)
 
 
 def readable_name(name: str, longest: int = 60) -> str:
@@ -163,11 +163,15 @@ def chosen_run() -> Run | None:
 # ------------------------------------------------------------------------------------------------ drawing bits
 
 
-def figure(figure: charts.Figure, key: str, **options: Any) -> Any:
-    """A chart with what to see above, how to read it and what it does not show below, and a menu to save it."""
+def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any) -> Any:
+    """A chart with what to see above, how to read it and what it does not show below, and a menu to save it.
+
+    `of`, everything that a chart is made from: it is then made once (`drawing.drawn`). None: whenever it is shown.
+    """
+    drawn = drawing.drawn(draw, key, of)
+    figure = drawn.figure
     st.markdown(f"**{escaped(figure.title)}**")
-    chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
-    event = st.altair_chart(chart, key=key, **options)
+    event = drawn.show(key, **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"below_{key}"):
         seen: set[str] = set()
         lines = [(":material/visibility: ", figure.reading), (":material/visibility_off: ", figure.omits)]
@@ -244,11 +248,11 @@ def run_facts(run: Run) -> str:
 
 def top_neurons(run_id: str, ranking: str, k: int) -> pd.DataFrame:
     """The first k neurons of a ranking."""
-    return _top_neurons(run_id, ranking, k, str(store().path))
+    return _top_neurons(run_id, ranking, k, store().edition)
 
 
 @kept.frames(24)
-def _top_neurons(run_id: str, ranking: Any, k: int, where: str) -> pd.DataFrame:
+def _top_neurons(run_id: str, ranking: Any, k: int, edition: str) -> pd.DataFrame:
     return store().top_neurons(run_id, ranking, k)
 
 
@@ -262,11 +266,11 @@ def ranked_neurons(run_id: str, ranking: Any, brush: Mapping[str, Any] | None, k
 
 def neuron_crowd(run_id: str, ranking: str) -> pd.DataFrame:
     """All neurons of a run where they can be drawn one by one, else how many lie where."""
-    return _neuron_crowd(run_id, ranking, str(store().path))
+    return _neuron_crowd(run_id, ranking, store().edition)
 
 
 @kept.frames(12)
-def _neuron_crowd(run_id: str, ranking: Any, where: str) -> pd.DataFrame:
+def _neuron_crowd(run_id: str, ranking: Any, edition: str) -> pd.DataFrame:
     if store().n_neurons(run_id) <= neuron_charts.SCATTER_LIMIT:
         return store().neurons(run_id)
     return store().neuron_map(run_id, ranking, neuron_charts.BINS)
@@ -285,7 +289,6 @@ def n_beyond(run: Run) -> int | None:
 def delete_run(run_id: str) -> None:
     """Delete a run and forget it where it was the one shown."""
     store().delete_run(run_id)
-    kept.forget()
     st.session_state["_deleted"] = st.session_state.get("_deleted", 0) + 1
     if st.session_state.get("run") == run_id:
         st.session_state["run"] = st.session_state["sweep"] = ""

@@ -103,17 +103,17 @@ def facts(sweep: Sweep) -> str:
 
 
 @kept.frames(KEPT)
-def _points(sweep_id: str, where: str) -> pd.DataFrame:
-    return shell.store().sweep_points(sweep_id, per_prompt=False, points=_point_values(sweep_id, where))
+def _points(sweep_id: str, edition: str) -> pd.DataFrame:
+    return shell.store().sweep_points(sweep_id, per_prompt=False, points=_point_values(sweep_id, edition))
 
 
 def points(sweep: Sweep) -> pd.DataFrame:
     """The points of a finished sweep."""
-    return _points(sweep.sweep_id, str(shell.store().path))
+    return _points(sweep.sweep_id, shell.store().edition)
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
-def _point_values(sweep_id: str, where: str) -> tuple[SweepPoint, ...]:
+def _point_values(sweep_id: str, edition: str) -> tuple[SweepPoint, ...]:
     return shell.store().points(sweep_id, per_prompt=False)
 
 
@@ -123,41 +123,41 @@ def answers(sweep: Sweep, keys: Sequence[str]) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner="Counting the answers")
-def _labelled_outcomes(sweep_id: str, where: str, use_labels: bool, labels: str) -> tuple[OutcomeRate, ...]:
+def _labelled_outcomes(sweep_id: str, edition: str, use_labels: bool, labels: str) -> tuple[OutcomeRate, ...]:
     return sweep_report.outcomes_of(shell.store(), sweep_id, use_labels=use_labels)
 
 
-def _outcomes(sweep_id: str, where: str, use_labels: bool = False, labels: str = "") -> tuple[OutcomeRate, ...]:
+def _outcomes(sweep_id: str, edition: str, use_labels: bool = False, labels: str = "") -> tuple[OutcomeRate, ...]:
     # Arguments that are left out would be another key: the answers would be counted twice.
-    return _labelled_outcomes(sweep_id, where, use_labels, labels)
+    return _labelled_outcomes(sweep_id, edition, use_labels, labels)
 
 
 @kept.frames(KEPT)
-def _rates(sweep_id: str, where: str, use_labels: bool, labels: str) -> pd.DataFrame:
-    return sweep_report.with_places(_outcomes(sweep_id, where, use_labels, labels), _points(sweep_id, where))
+def _rates(sweep_id: str, edition: str, use_labels: bool, labels: str) -> pd.DataFrame:
+    return sweep_report.with_places(_outcomes(sweep_id, edition, use_labels, labels), _points(sweep_id, edition))
 
 
 def rates(sweep: Sweep, use_labels: bool = False) -> pd.DataFrame:
     """Outcome rates of every point with the point's coordinates; the unedited model's have none."""
     labels = shell.store().label_state(sweep.sweep_id) if use_labels else ""
-    return _rates(sweep.sweep_id, str(shell.store().path), use_labels, labels)
+    return _rates(sweep.sweep_id, shell.store().edition, use_labels, labels)
 
 
 @kept.frames(KEPT)
-def _regimes(sweep_id: str, where: str) -> pd.DataFrame:
-    return sweep_report.with_places(outcomes.regimes(_outcomes(sweep_id, where)), _points(sweep_id, where))
+def _regimes(sweep_id: str, edition: str) -> pd.DataFrame:
+    return sweep_report.with_places(outcomes.regimes(_outcomes(sweep_id, edition)), _points(sweep_id, edition))
 
 
 def regimes(sweep: Sweep) -> pd.DataFrame:
     """The regime of every point that has answers, with the point's coordinates."""
-    return _regimes(sweep.sweep_id, str(shell.store().path))
+    return _regimes(sweep.sweep_id, shell.store().edition)
 
 
 def steering_of(run: Run, sweep: Sweep, circuit: Circuit) -> Steering:
     """The paper's three conditions with this run's numbers, and whether steering did work."""
     store = shell.store()
-    rates = _outcomes(sweep.sweep_id, str(store.path))
-    return steering(circuit, run.summary, sweep.summary, _point_values(sweep.sweep_id, str(store.path)), rates)
+    rates = _outcomes(sweep.sweep_id, store.edition)
+    return steering(circuit, run.summary, sweep.summary, _point_values(sweep.sweep_id, store.edition), rates)
 
 
 def tested_with(sweep: Sweep) -> Tested:
@@ -165,10 +165,10 @@ def tested_with(sweep: Sweep) -> Tested:
     is gone."""
     store = shell.store()
     try:
-        rates = _outcomes(sweep.sweep_id, str(store.path))
+        rates = _outcomes(sweep.sweep_id, store.edition)
     except BadRequest:
         rates = ()
-    return Tested(sweep, _point_values(sweep.sweep_id, str(store.path)), rates)
+    return Tested(sweep, _point_values(sweep.sweep_id, store.edition), rates)
 
 
 def n_neurons(sweep: Sweep) -> int:

@@ -200,7 +200,7 @@ def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit |
         mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
         with right:
             if len(mine):
-                shell.figure(charts.first_tokens(mine), key="first_tokens")
+                shell.figure(lambda: charts.first_tokens(mine), key="first_tokens")
 
 
 def history(runs: pd.DataFrame) -> list[str]:

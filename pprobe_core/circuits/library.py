@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -141,6 +142,7 @@ def read_circuit(path: Path, *, own: bool = False, circuit_id: str | None = None
     return parse_circuit(raw, path.name, own=own, circuit_id=path.stem if circuit_id is None else circuit_id)
 
 
+@lru_cache(maxsize=64)  # by its bytes: a comparison asks for the same few files hundreds of times
 def parse_circuit(raw: bytes, name: str, *, own: bool, circuit_id: str | None) -> Circuit:
     """The circuit that the bytes of a YAML file hold; `sha256` is over them. `name` stands in messages.
 

@@ -123,7 +123,7 @@ def _quadrant_names(limit: float, scale: alt.Scale) -> list[alt.Chart]:
             fontSize=11.5,
             fontStyle="italic",
         )
-        .encode(x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale), text="text:N")
+        .encode(x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale), text=alt.Text("text:N"))
         for x, y, align, baseline, text in corners
     ]
 

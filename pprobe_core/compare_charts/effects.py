@@ -106,7 +106,7 @@ def dose_overlay(
         marks.append(
             alt.Chart(at)
             .mark_text(align="left", baseline="top", dx=5, dy=2, color=MUTED, fontSize=11)
-            .encode(x=x, y=alt.value(0), text="text:N")
+            .encode(x=x, y=alt.value(0), text=alt.Text("text:N"))
         )
         overlay = (
             f" Dotted rule, not yours: in the paper ({paper.cited(changed)}) 50 of {share.n:,} neurons of "
@@ -179,9 +179,9 @@ def window_overlay(
         span = pd.DataFrame({"x": [first], "end": [last], "text": [f"paper: causal window of {window.model}"]})
         ground = alt.Chart(span).encode(x=x)
         marks += [
-            ground.mark_rect(color=MUTED, opacity=0.16).encode(x2="end:Q"),
+            ground.mark_rect(color=MUTED, opacity=0.16).encode(x2=alt.X2("end:Q")),
             ground.mark_text(align="left", baseline="top", dx=4, dy=3, color=MUTED, fontSize=11).encode(
-                y=alt.value(0), text="text:N"
+                y=alt.value(0), text=alt.Text("text:N")
             ),
         ]
         overlay = (
@@ -262,7 +262,9 @@ def _random_bands(random: pd.DataFrame, x: alt.X, unit: str) -> list[alt.Chart]:
     marks = []
     for one, rows in ((False, random[~single]), (True, random[single])):
         if len(rows):
-            base = alt.Chart(rows).encode(x=x, detail="label:N", y=alt.Y("low:Q"), y2="high:Q", tooltip=tooltip)
+            base = alt.Chart(rows).encode(
+                x=x, detail=alt.Detail("label:N"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), tooltip=tooltip
+            )
             bar, area = base.mark_bar(width=9, color=RANDOM), base.mark_area(color=RANDOM)
             marks.append(bar.encode(opacity=alt.value(0.4)) if one else area.encode(opacity=alt.value(opacity)))
     return marks
@@ -274,7 +276,7 @@ def _model_lines(
     base = alt.Chart(rows).encode(x=x)
     plain = model_colour(rows, models)
     return [
-        base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q"), y2="high:Q", color=plain),
+        base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=plain),
         base.mark_line(strokeWidth=2.2).encode(y=y, color=plain),
         base.mark_point(filled=True, size=46, opacity=1).encode(
             y=y, color=model_colour(rows, models), shape=model_shape(rows, models), tooltip=tooltip

@@ -94,10 +94,10 @@ def depth_profile(
     )
     scale = alt.Scale(domain=[0, top], nice=False) if quantity in RATIOS else alt.Scale()
     y = alt.Y("shown:Q", title=title, scale=scale)
-    base = alt.Chart(rows).encode(x=depth_axis(), detail=["condition:N"])
+    base = alt.Chart(rows).encode(x=depth_axis(), detail=[alt.Detail("condition:N")])
     colour = model_colour(rows, models)
     dash = dash_by("name", list(CONDITION_NAMES.values()), ([1, 0], [5, 3])) if condition is None else alt.StrokeDash()
-    band = base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour)
+    band = base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour)
     line = base.mark_line(strokeWidth=2).encode(y=y, color=colour, strokeDash=dash)
     # What lies above the axis is a triangle at its edge.
     points = (
@@ -232,7 +232,9 @@ def topology_bars(topology: pd.DataFrame, models: Sequence[str], circuit: str) -
         ],
     )
     whisker = base.transform_filter("isValid(datum.low)").mark_rule(color=MUTED, strokeWidth=1.6)
-    text = base.mark_text(align="left", dx=5, color=MUTED, fontSize=10.5).encode(x="end:Q", text="text:N")
+    text = base.mark_text(align="left", dx=5, color=MUTED, fontSize=10.5).encode(
+        x=alt.X("end:Q"), text=alt.Text("text:N")
+    )
     told = []
     for row in in_order(rows.dropna(subset=["n_half", "n_neurons"]), models).to_dict("records"):
         share = row["n_half"] / row["n_neurons"]
@@ -242,7 +244,7 @@ def topology_bars(topology: pd.DataFrame, models: Sequence[str], circuit: str) -
     if told:
         title = f"Half of all importance for {in_sentence(circuit_words(circuit))} lies in {over_models(told)}"
     return as_figure(
-        alt.layer(bars, whisker.encode(x="low:Q", x2="high:Q"), text),
+        alt.layer(bars, whisker.encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")), text),
         title,
         "Shares of the summed |mean I| over all neurons; Gini: 0 when all neurons matter alike, near "
         "1 when few do. Models differ in their number of neurons, so ten are not the same share everywhere. "
@@ -280,7 +282,7 @@ def layer_heat(layers: pd.DataFrame, models: Sequence[str], circuit: str) -> Fig
         .mark_rect(stroke=MUTED, strokeOpacity=0.5, strokeWidth=0.5)
         .encode(
             x=x,
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             y=y,
             color=share_colour("share_top50", limit, "Share of the first 50 neurons"),
             tooltip=[

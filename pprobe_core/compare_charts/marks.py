@@ -77,7 +77,7 @@ def numbers_on_shades(rows: pd.DataFrame, field: str, limit: float, size: float,
     """The column `text` over shaded cells, white on the dark half of the scale and dark on the light one."""
     strong = rows[field] > 0.5 * limit
     return [
-        alt.Chart(here).mark_text(fontSize=size, color=colour).encode(x=x, y=y, text="text:N")
+        alt.Chart(here).mark_text(fontSize=size, color=colour).encode(x=x, y=y, text=alt.Text("text:N"))
         for here, colour in ((rows[strong], "white"), (rows[~strong], "#1E262C"))
         if len(here)
     ]

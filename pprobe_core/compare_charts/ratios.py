@@ -125,11 +125,13 @@ def ratio_matrix(ratios: pd.DataFrame, models: Sequence[str], circuits: Sequence
     if len(known):
         shift = -6 if (known["ends"] != "").any() else 0
         base = alt.Chart(known).encode(x=x, y=y)
-        marks.append(base.mark_text(color="white", fontSize=14, fontWeight=600, dy=shift).encode(text="text:N"))
+        marks.append(
+            base.mark_text(color="white", fontSize=14, fontWeight=600, dy=shift).encode(text=alt.Text("text:N"))
+        )
         ends = base.mark_text(color="white", fontSize=10.5, dy=9, opacity=alt.ExprRef(f"{wide} ? 1 : 0"))
-        marks.append(ends.encode(text="ends:N"))
+        marks.append(ends.encode(text=alt.Text("ends:N")))
     if len(missing):
-        marks.append(alt.Chart(missing).mark_text(color=MUTED, fontSize=11.5).encode(x=x, y=y, text="text:N"))
+        marks.append(alt.Chart(missing).mark_text(color=MUTED, fontSize=11.5).encode(x=x, y=y, text=alt.Text("text:N")))
     doubtful = (
         " † fewer than half of the pairs change sides, so the number says little." if _doubtful(rows).any() else ""
     )
@@ -182,7 +184,7 @@ def ratio_intervals(
     marks: list[Any] = [
         *_threshold_rules(scale),
         base.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", scale=scale), x2="high:Q", color=model_colour(rows, models)
+            x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q"), color=model_colour(rows, models)
         ),
         base.mark_point(filled=True, size=62, opacity=1).encode(
             x=x, color=model_colour(rows, models), shape=model_shape(rows, models), tooltip=tooltip
@@ -199,7 +201,7 @@ def ratio_intervals(
                 y=y,
                 yOffset=offset,
                 x=alt.value(0),
-                text="text:N",
+                text=alt.Text("text:N"),
                 tooltip=[alt.Tooltip("label:N", title="Model"), alt.Tooltip("reason:N", title="Why no number")],
             )
         )
@@ -216,7 +218,7 @@ def ratio_intervals(
                 tooltip=told
             )
         )
-        marks.append(ground.mark_text(align="left", dx=9, fontSize=10.5, color=MUTED).encode(text="label:N"))
+        marks.append(ground.mark_text(align="left", dx=9, fontSize=10.5, color=MUTED).encode(text=alt.Text("label:N")))
     overlay = ""
     if len(references):
         number_of = next(iter(paper.RATIOS.values()))
@@ -353,7 +355,7 @@ def _threshold_rules(scale: alt.Scale) -> list[alt.Chart]:
         *(
             alt.Chart(limits.iloc[[i]])
             .mark_text(align=align, baseline="bottom", dx=shift, dy=-2, color=MUTED, fontSize=11)
-            .encode(x=x, y=alt.value(0), text="text:N")
+            .encode(x=x, y=alt.value(0), text=alt.Text("text:N"))
             for i, align, shift in sides
         ),
     ]
@@ -392,10 +394,12 @@ def fit_scatter(
     plain = model_colour(rows, models)
     marks: list[Any] = [
         zero_line(),
-        base.mark_rule(opacity=0.4).encode(x=alt.X("ffn_skip_low:Q", scale=scale), x2="ffn_skip_high:Q", color=plain),
+        base.mark_rule(opacity=0.4).encode(
+            x=alt.X("ffn_skip_low:Q", scale=scale), x2=alt.X2("ffn_skip_high:Q"), color=plain
+        ),
         alt.Chart(rows)
         .mark_rule(opacity=0.4)
-        .encode(x=alt.X("ffn_skip:Q", scale=scale), y=alt.Y("effect_low:Q"), y2="effect_high:Q", color=plain),
+        .encode(x=alt.X("ffn_skip:Q", scale=scale), y=alt.Y("effect_low:Q"), y2=alt.Y2("effect_high:Q"), color=plain),
         base.mark_point(filled=True, size=84, opacity=1).encode(
             x=x,
             color=model_colour(rows, models),

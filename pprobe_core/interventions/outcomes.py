@@ -4,7 +4,7 @@ Pure functions from answers (rows of SweepResponse) to one row per point. Rates 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ TITLES: Mapping[str, str] = {
     KEPT: "Switched, still the right answer",
     IS_BROKEN: "Empty or broken",
 }
+OF_CLASSES = (FORMAT_CHANGE, SWITCHED, IS_BROKEN)  # what the classes of the answers alone decide, in every circuit
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def outcome_rates(
     condition: Condition,
     responses: Sequence[SweepResponse],
     references: Mapping[str, Reference],
+    only: Collection[str] | None = None,
 ) -> tuple[OutcomeRate, ...]:
     """One row per point, split and outcome, from answers; see `rates_of`.
 
@@ -94,12 +96,14 @@ def outcome_rates(
         if has_content(reference):
             kept = is_switched(circuit, condition, old, r.class_name) and keeps_content(r.text, reference)
         tallies.append(Tally(r.key, r.split, old, r.class_name, 1, reference.multi_turn, kept, r.pair_id, r.seed))
-    return rates_of(circuit, condition, tallies)
+    return rates_of(circuit, condition, tallies, only)
 
 
-def rates_of(circuit: Circuit, condition: Condition, tallies: Iterable[Tally]) -> tuple[OutcomeRate, ...]:
+def rates_of(
+    circuit: Circuit, condition: Condition, tallies: Iterable[Tally], only: Collection[str] | None = None
+) -> tuple[OutcomeRate, ...]:
     """One row per point, split and outcome. Outcomes: class changed, switched sides, broken, the circuit's own; and
-    switched with the right answer kept, where the tallies say whether it is.
+    switched with the right answer kept, where the tallies say whether it is. `only` names those that are wanted.
     """
     groups: dict[tuple[str, str], list[Tally]] = {}
     for tally in tallies:
@@ -109,7 +113,7 @@ def rates_of(circuit: Circuit, condition: Condition, tallies: Iterable[Tally]) -
     rates: list[OutcomeRate] = []
     for (key, split), of_group in groups.items():
         for name, title, counted in _counted(circuit, of_group, switches):
-            if counted:
+            if counted and (only is None or name in only):
                 rates.append(_rate(key, split, name, title, counted))
     return tuple(_corrected(rates))
 

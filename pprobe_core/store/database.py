@@ -1,5 +1,6 @@
 """The results file: one connection per file and process, one writer at a time, migrations, plain errors."""
 
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ class NotWritable(StoreUnavailable):
     """The results file cannot be made or written where it should be: no permission, a read-only or a full disk."""
 
 
+_editions = itertools.count()
+
+
 @dataclass
 class _Shared:
     """What all `Database` objects of one file share: the connection and the write lock."""
@@ -39,6 +43,7 @@ class _Shared:
     connection: duckdb.DuckDBPyConnection | None = None
     users: int = 0
     read_only: bool = False
+    edition: int = field(default_factory=lambda: next(_editions))
     # DuckDB refuses two writers of one row instead of queueing them, so writers queue here. Readers need no lock.
     write_lock: threading.RLock = field(default_factory=threading.RLock)
     connect_lock: threading.RLock = field(default_factory=threading.RLock)
@@ -158,7 +163,19 @@ class Database:
                     self._disconnect()
                 _registry.pop(self.path, None)
 
+    @property
+    def edition(self) -> str:
+        """Another text at every opening, and whenever finished results are deleted or give way under their ids.
+
+        Whoever keeps in memory what was read of a result names it by the result's id and this.
+        """
+        return f"{self.path}#{self._state.edition}"
+
     # -- what the SQL modules use --
+
+    def _replaced(self) -> None:
+        """Call after the transaction in which finished results gave way or were deleted."""
+        self._state.edition = next(_editions)
 
     def _rows(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""

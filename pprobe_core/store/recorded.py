@@ -121,6 +121,7 @@ class Recorded(Runs):
             if only is None:
                 cursor.execute("delete from recorded_set")
                 cursor.execute("insert into recorded_set values ($set, true)", {"set": set_id})
+        self._replaced()
         return len(new_runs), len(new_sweeps)
 
     def remove_recorded(self) -> tuple[int, int]:
@@ -131,6 +132,7 @@ class Recorded(Runs):
         with self._transaction() as cursor:
             _drop_recorded(cursor)
             cursor.execute("update recorded_set set wanted = false")
+        self._replaced()
         return self.n_recorded()
 
     def write_recorded_set(

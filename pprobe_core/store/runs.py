@@ -8,7 +8,9 @@ from math import inf
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.types import RANKINGS, ProbeRequest, ProbeResult, Ranking
@@ -74,10 +76,11 @@ class Runs(Sweeps):
         with self._transaction() as cursor:
             key = {"key": result.request_key}
             there = cursor.execute("select recorded from runs where request_key = $key", key).fetchone()
-            if there is not None and there[0] is not None:
+            gives_way = there is not None and there[0] is not None
+            if gives_way:
                 for table in ("runs", *TABLES):
                     cursor.execute(f"delete from {table} where run_id = $run", {"run": result.run_id})  # noqa: S608
-            if there is None or there[0] is not None:
+            if there is None or gives_way:
                 self._insert_run(cursor, result)
             if job_id is not None:
                 cursor.execute(
@@ -85,6 +88,8 @@ class Runs(Sweeps):
                     {"run": result.run_id, "job": job_id},
                 )
                 cursor.execute("delete from job_blocks where job_id = $job", {"job": job_id})
+        if gives_way:
+            self._replaced()
         return result.run_id
 
     def _insert_run(self, cursor: duckdb.DuckDBPyConnection, result: ProbeResult) -> None:
@@ -118,6 +123,7 @@ class Runs(Sweeps):
                 cursor.execute(f"delete from {table} where run_id = $run", {"run": run_id})  # noqa: S608
             cursor.execute("delete from jobs where run_id = $run and state = 'done'", {"run": run_id})
             stays_deleted(cursor, run_id)
+        self._replaced()
         return bool(gone)
 
     def find(self, request_key: str, *, here: bool = False) -> str | None:
@@ -271,6 +277,11 @@ class Runs(Sweeps):
     def neurons(self, run_id: str) -> pd.DataFrame:
         """All neurons of a run by (layer, neuron), with the columns of `ProbeResult.neurons`."""
         return self._frame(_select("neuron_scores", NEURON_COLUMNS, "layer, neuron"), run=run_id)
+
+    def importance(self, run_id: str) -> Float[np.ndarray, " neuron"]:
+        """Mean importance (logits) of every neuron of a run by (layer, neuron); NaN where it is not defined."""
+        found = self._frame(_select("neuron_scores", ("importance_mean",), "layer, neuron"), run=run_id)
+        return found["importance_mean"].to_numpy(dtype=np.float64)
 
     def top_neurons(self, run_id: str, ranking: Ranking = "shared", k: int = 50) -> pd.DataFrame:
         """The first k neurons of a ranking: `rank` (from 1) and the columns of `ProbeResult.neurons`.

@@ -196,6 +196,8 @@ class Sweeps(Database):
                     """,
                     {"run": request.run_id, "sweep": sweep_id, "job": job_id},
                 )
+        if measured_as not in (None, sweep_id):
+            self._replaced()
 
     def delete_sweep(self, sweep_id: str) -> bool:
         """Delete a sweep, finished or not, with everything of it; False when there is no finished one."""
@@ -203,6 +205,7 @@ class Sweeps(Database):
             gone = cursor.execute("select 1 from sweeps where sweep_id = $s", {"s": sweep_id}).fetchone() is not None
             drop_sweep(cursor, sweep_id)
             stays_deleted(cursor, sweep_id)
+        self._replaced()
         return gone
 
     # -- finished sweeps --
