@@ -8,12 +8,14 @@ keeps the file, and takes it where it is there). Medians of N openings, millisec
 
 `cold`, `warm`: the page's Python from start to end without a browser, with nothing cached as after a start, and once
 more as after any click. `cpu`: the processor time of the warm one, which other work on the computer changes little.
-`drawn` (with --browser): a real Chromium on a server that has shown the page before, from the navigation until the
-script has ended and every chart is drawn.
+With --browser, in a real Chromium on a server that has shown the page before, until the script has ended and every
+chart is drawn: `clicked`, from a click on the page's name beside the glossary (of a comparison's view: beside its first
+one), as visitors go about; `loaded`, from the address, with the dashboard's own code still to be read.
 """
 
 import logging
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -28,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import streamlit as st  # noqa: E402
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Locator, Page, sync_playwright  # noqa: E402
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from bench import _report, large_store  # noqa: E402
@@ -39,6 +41,21 @@ from ui import drawing, words  # noqa: E402
 
 FAILED = ":material/info:"  # of the card that stands in for a page (shell.message_page)
 IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
+FROM_CLICK = """element => new Promise(resolve => {
+    const app = document.querySelector('[data-testid="stApp"]'), started = performance.now();
+    let ran = false;
+    const observer = new MutationObserver(() => {
+        const state = app.dataset.testScriptState;
+        ran ||= state === 'running';
+        const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
+        if (ran && state === 'notRunning' && charts.every(chart => chart.querySelector('svg.marks, canvas.marks'))) {
+            observer.disconnect();
+            resolve((performance.now() - started) / 1000);
+        }
+    });
+    observer.observe(document.documentElement, {subtree: true, childList: true, attributes: true});
+    element.click();
+})"""
 ALL_DRAWN = """() => {
     const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
     return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
@@ -105,13 +122,32 @@ def script_row(opening: Opening, repeats: int) -> dict[str, Any]:
 # In a browser ------------------------------------------------------------------------------------------------------
 
 
-def drawn_seconds(page: Page, url: str) -> float:
+def loaded_seconds(page: Page, url: str) -> float:
     """Seconds from the navigation until the script has ended and the charts are drawn."""
     started = time.perf_counter()
     page.goto(url)
     page.wait_for_selector(IDLE)
     page.wait_for_function(ALL_DRAWN)
     return time.perf_counter() - started
+
+
+def clicked_seconds(page: Page, url: str, opening: Opening) -> float:
+    """Seconds from the click that opens it until the script has ended and the charts are drawn."""
+    view, first = opening.query.get("view"), next(iter(words.COMPARE_VIEWS))
+    if view is None or view == first:
+        loaded_seconds(page, url + Opening("", "start", opening.query).address)
+        _in_the_sidebar(page, "runs" if opening.page == "glossary" else "glossary").evaluate(FROM_CLICK)
+        target = _in_the_sidebar(page, "" if opening.page == "start" else opening.page)
+    else:
+        loaded_seconds(page, url + Opening("", opening.page, {**opening.query, "view": first}).address)
+        name = re.compile(f"^{re.escape(words.COMPARE_VIEWS[view])}$")
+        target = page.locator('[data-testid="stButtonGroup"] button').filter(has_text=name).first
+    time.sleep(1)  # a person reads
+    return float(target.evaluate(FROM_CLICK))
+
+
+def _in_the_sidebar(page: Page, path: str) -> Locator:
+    return page.locator(f'[data-testid="stSidebarNavLink"][href$="/{path}"]').first
 
 
 def add_drawn(rows: Sequence[dict[str, Any]], chosen: Sequence[Opening], db: Path, repeats: int) -> None:
@@ -127,8 +163,10 @@ def add_drawn(rows: Sequence[dict[str, Any]], chosen: Sequence[Opening], db: Pat
         page = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900}).new_page()
         page.set_default_timeout(240_000)
         for row, opening in zip(rows, chosen, strict=True):
-            times = [drawn_seconds(page, server.url + opening.address) for _ in range(repeats + 1)]
-            row["drawn_ms"] = 1000 * statistics.median(times[1:])
+            times = [loaded_seconds(page, server.url + opening.address) for _ in range(repeats + 1)]
+            row["loaded_ms"] = 1000 * statistics.median(times[1:])
+            clicks = [clicked_seconds(page, server.url, opening) for _ in range(repeats)]
+            row["clicked_ms"] = 1000 * statistics.median(clicks)
         browser.close()
 
 
@@ -174,7 +212,9 @@ def main() -> int:
         rows = measure(db, args.repeats, args.only, args.browser)
         numbers = {"bench": "pages", "mib": db.stat().st_size / 2**20, "repeats": args.repeats, "rows": rows}
     if not _report.handed_in(numbers, args.json):
-        columns = {name: (f"{name.replace(' ', '_')}_ms", ".0f") for name in ("cold", "warm", "warm cpu", "drawn")}
+        columns = {
+            name: (f"{name.replace(' ', '_')}_ms", ".0f") for name in ("cold", "warm", "warm cpu", "clicked", "loaded")
+        }
         print(_report.table(rows, "page", columns))
         print(f"Milliseconds, medians of {args.repeats}; a results file of {numbers['mib']:.0f} MiB.")
     return 0

@@ -102,8 +102,8 @@ elif view == "neurons":
     )
     shell.figure(lambda: compare_charts.layer_heat(frames.read("top_layers"), models, circuit), key=f"heat_{circuit}")
 elif view == "dose":
-    doses = frames.read("doses")
-    if doses[doses["circuit"] == circuit].empty:
+    doses = frames.read("doses", circuit)
+    if doses.empty:
         comparing.no_sweep("dose")
     else:
         left, right = st.columns(2)
@@ -128,13 +128,12 @@ elif view == "dose":
             key=f"doses_{circuit}_{axis}_{value}_{with_paper}",
         )
 elif view == "window":
-    windows = frames.read("windows")
-    rows = windows[windows["circuit"] == circuit]
-    if rows.empty:
+    windows = frames.read("windows", circuit)
+    if windows.empty:
         comparing.no_sweep("window")
     else:
-        towards = rows["toward_other"].fillna(1).astype(float)
-        strengths = sorted((rows["strength"] * towards).dropna().unique())
+        towards = windows["toward_other"].fillna(1).astype(float)
+        strengths = sorted((windows["strength"] * towards).dropna().unique())
         selection.start_at("compare_strength", strengths, min(strengths, key=lambda s: abs(s - 1)))
         strength = st.select_slider(
             "Strength, towards the other prompts",

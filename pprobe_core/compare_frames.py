@@ -315,8 +315,10 @@ def outcome_table(store: Store, sweep_id: str) -> pd.DataFrame:
     return frame.merge(named, on=["key", "split"], how="left")
 
 
-def doses(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
-    """Dose-response curves in units of each model's own baseline; `rates(sweep_id)` gives `outcome_table`.
+def doses(found: Compared, store: Store, rates: Rates, only: str | None = None) -> pd.DataFrame:
+    """Dose-response curves in units of each model's own baseline, of all behaviours or of `only` one.
+
+    `rates(sweep_id)` gives `outcome_table`.
 
     `relative` is the mean change of F over the unedited mean F of the same prompts: -1 where the decision is gone, -2
     where it is as strong the other way. Columns: run_id, sweep_id, label, circuit, arm, draw, n_neurons, fraction,
@@ -324,7 +326,7 @@ def doses(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
     """
     parts = []
     for (kind, model, circuit), sweep in found.sweeps.items():
-        if kind != "dose":
+        if kind != "dose" or only not in (None, circuit):
             continue
         points = _relative(store.sweep_points(sweep.sweep_id, per_prompt=False), sweep)
         points = points.merge(_rate(rates(sweep.sweep_id), FORMAT_CHANGE, "changed"), on=["key", "split"], how="left")
@@ -346,8 +348,8 @@ def doses(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
     return _together(parts, columns)
 
 
-def windows(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
-    """Injection windows over relative depth; `rates(sweep_id)` gives `outcome_table`.
+def windows(found: Compared, store: Store, rates: Rates, only: str | None = None) -> pd.DataFrame:
+    """Injection windows over relative depth, of all behaviours or of `only` one; `rates` as for `doses`.
 
     Columns: run_id, sweep_id, label, circuit, layer, depth, n_layers, strength, toward_other (sign of the strengths
     that push towards what the other prompts do), arm, draw, split, relative (as in `doses`), low, high, n, switched,
@@ -355,7 +357,7 @@ def windows(found: Compared, store: Store, rates: Rates) -> pd.DataFrame:
     """
     parts = []
     for (kind, model, circuit), sweep in found.sweeps.items():
-        if kind != "window":
+        if kind != "window" or only not in (None, circuit):
             continue
         points = _relative(store.sweep_points(sweep.sweep_id, per_prompt=False), sweep)
         table = rates(sweep.sweep_id)

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -28,7 +27,6 @@ class Interval:
         return self.low < value < self.high
 
 
-@lru_cache(maxsize=16_384)  # answers of a sweep ask for the same few counts thousands of times
 def wilson(successes: int, n: int) -> Interval | None:
     """Wilson score interval of a share, as fractions; None for n = 0."""
     if n == 0:

@@ -289,8 +289,8 @@ _BUILDERS: Mapping[str, Callable[[Compared, Store, str], pd.DataFrame]] = {
     "profile": compare_frames.profiles,  # what: the quantity
     "topology": lambda found, store, what: compare_frames.topology(found, store),
     "top_layers": lambda found, store, what: compare_frames.top_layers(found, store),
-    "doses": lambda found, store, what: compare_frames.doses(found, store, _outcomes),
-    "windows": lambda found, store, what: compare_frames.windows(found, store, _outcomes),
+    "doses": lambda found, store, what: compare_frames.doses(found, store, _outcomes, what),  # what: the behaviour
+    "windows": lambda found, store, what: compare_frames.windows(found, store, _outcomes, what),  # what: the behaviour
     "twins": lambda found, store, what: compare_frames.twins(found, store),
     "overlaps": compare_frames.overlaps,  # what: the model
     "fit_points": lambda found, store, what: compare_frames.fit_points(found),

@@ -100,6 +100,7 @@ class StageReached:
     reasons: tuple[str, ...]
 
 
+@lru_cache(maxsize=16_384)  # answers of a sweep ask for the same few counts thousands of times
 def rate(n_yes: int, n: int) -> Rate:
     """Share of n with its Wilson interval; all None for n = 0."""
     interval = stats.wilson(n_yes, n)
