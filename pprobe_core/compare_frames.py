@@ -3,6 +3,7 @@
 Tables only: what is computed from them lies in compare_stats, what is drawn in compare_charts. No torch.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,11 +12,11 @@ import pandas as pd
 
 from pprobe_core import compare_stats, stats
 from pprobe_core.charts import over_pairs
-from pprobe_core.circuits.library import load_circuits
+from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.responses import side_of
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.comparison import CompareRequest, Unit, bases_of, labels, units
-from pprobe_core.errors import PprobeError
+from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.interventions.outcomes import FORMAT_CHANGE, IS_BROKEN, SWITCHED, as_rows, regimes
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.jobs import shape_of
@@ -67,7 +68,7 @@ def compared(store: Store, request: CompareRequest) -> Compared:
     parts: list[Part] = []
     runs: dict[tuple[str, str], Run] = {}
     sweeps: dict[tuple[str, str, str], Sweep] = {}
-    circuits = load_circuits()
+    circuits = circuits_of(request)
     for unit in units(request):
         place = (unit.model, unit.circuit)
         if unit.kind == "probe":
@@ -80,7 +81,17 @@ def compared(store: Store, request: CompareRequest) -> Compared:
                 sweeps[unit.kind, *place] = store.sweep(part.sweep_id)
         parts.append(part)
     models = dict.fromkeys(part.unit.model for part in parts)
-    return Compared(request, tuple(parts), labels(list(models)), bases_of(request.models), circuits, runs, sweeps)
+    bases = {model: base for model, base in bases_of(request.models).items() if request.bases or base in models}
+    return Compared(request, tuple(parts), labels(list(models)), bases, circuits, runs, sweeps)
+
+
+def circuits_of(request: CompareRequest) -> dict[str, Circuit]:
+    """The circuits of a comparison by what the request calls them; one whose file is gone is left out."""
+    found = {}
+    for named in request.circuits:
+        with contextlib.suppress(BadRequest):
+            found[named] = load_circuit(named)
+    return found
 
 
 def _probe_part(store: Store, unit: Unit) -> Part:

@@ -1,12 +1,13 @@
 """A comparison of models: what is asked for, and the runs and sweeps it consists of. Plain values; no torch here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal, get_args
 
-from pprobe_core.circuits.library import load_circuits
-from pprobe_core.circuits.prompt_sets import BUILT_IN, default_prompts
+from pprobe_core.circuits.library import load_circuit, load_circuits
+from pprobe_core.circuits.own_sets import find_set, list_sets
+from pprobe_core.circuits.prompt_sets import BUILT_IN, built_in, default_prompts
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.requests import default_request
@@ -27,14 +28,17 @@ class CompareRequest:
     """Which models and circuits to lay side by side. Asking for the same again computes only what is missing.
 
     `bases` also probes the model before alignment of every model that has one; no sweeps are run on it unless it is
-    one of `models`.
+    one of `models`. `own_sets` names a user's prompt sets, at most one for each circuit, which take the place of
+    `prompts` there; of a user's own circuit without one the newest set is taken. A checked request names them all, as
+    "circuit:set".
     """
 
     models: tuple[str, ...]  # shipped ids, local folders, hub ids; in the order of the columns
-    circuits: tuple[str, ...]
+    circuits: tuple[str, ...]  # ids; of a user's own id@version once checked
     sweeps: tuple[SweepPart, ...] = SWEEP_PARTS
     bases: bool = True
     prompts: str = AUTO
+    own_sets: tuple[str, ...] = ()
     coupling: Coupling = "plain"
     limit: int | None = None
     seed: int = SEED
@@ -73,19 +77,9 @@ def checked_comparison(request: CompareRequest) -> CompareRequest:
     if not MIN_MODELS <= len(models) <= MAX_MODELS:
         named = f"{len(models)} different model{'s were' if len(models) != 1 else ' was'} named"
         raise BadRequest(f"{named}; a comparison takes {MIN_MODELS} to {MAX_MODELS}. Choose other models.")
-    everything = load_circuits()
-    known = [name for name, circuit in everything.items() if not circuit.own]
-    circuits = tuple(dict.fromkeys(request.circuits))
-    for circuit in circuits:
-        if circuit in everything and circuit not in known:
-            raise BadRequest(
-                f"The circuit {circuit!r} is your own, and a comparison runs the sets mini and general, which only the "
-                f"circuits that come with pprobe have: {', '.join(known)}. Probe it in one model after another."
-            )
-        if circuit not in known:
-            raise BadRequest(f"There is no circuit {circuit!r}. The circuits are {', '.join(known)}.")
+    circuits = {circuit.address: circuit for circuit in map(load_circuit, request.circuits)}
     if not circuits:
-        raise BadRequest(f"No circuit was named. Name at least one of {', '.join(known)}.")
+        raise BadRequest(f"No circuit was named. Name at least one of {', '.join(load_circuits())}.")
     for part in request.sweeps:
         if part not in SWEEP_PARTS:
             raise BadRequest(f"A comparison has no sweep {part!r}. It can hold {' and '.join(SWEEP_PARTS)}.")
@@ -96,7 +90,30 @@ def checked_comparison(request: CompareRequest) -> CompareRequest:
     if request.limit is not None and request.limit < 1:
         raise BadRequest(f"At most {request.limit} pairs were asked for. Ask for 1 or more, or leave it out.")
     sweeps = tuple(part for part in SWEEP_PARTS if part in request.sweeps)
-    return replace(request, models=models, circuits=circuits, sweeps=sweeps)
+    own_sets = _own_sets(request.own_sets, list(circuits.values()))
+    return replace(request, models=models, circuits=tuple(circuits), sweeps=sweeps, own_sets=own_sets)
+
+
+def _own_sets(named: Sequence[str], circuits: Sequence[Circuit]) -> tuple[str, ...]:
+    """The user's set of every circuit that is probed on one, as "circuit:set", in the order of the circuits."""
+    sets: dict[str, str] = {}
+    for found in (find_set(name.rpartition(":")[2]) for name in named):
+        if found.circuit not in {circuit.circuit_id for circuit in circuits}:
+            raise BadRequest(
+                f"The prompt set {found.title!r} is of the circuit {found.circuit!r}, which is not compared here. Name "
+                "that circuit too, or leave the set out."
+            )
+        if sets.setdefault(found.circuit, found.name) != found.name:
+            raise BadRequest(f"Two prompt sets of the circuit {found.circuit!r} were named; choose one of them.")
+    for circuit in circuits:
+        if circuit.circuit_id not in sets and not built_in(circuit):
+            newest = next(iter(list_sets(circuit.circuit_id)), None)
+            if newest is None:
+                raise BadRequest(
+                    f"The circuit {circuit.circuit_id!r} has no prompts yet. Add a prompt set for it, or leave it out."
+                )
+            sets[circuit.circuit_id] = newest.name
+    return tuple(f"{c.circuit_id}:{sets[c.circuit_id]}" for c in circuits if c.circuit_id in sets)
 
 
 def bases_of(models: Sequence[str]) -> dict[str, str]:
@@ -124,7 +141,10 @@ def _units(request: CompareRequest) -> Iterator[Unit]:
 
 
 def _probe(request: CompareRequest, model: str, circuit: str) -> ProbeRequest:
-    prompts = default_prompts(find_model(model).shipped) if request.prompts == AUTO else request.prompts
+    own: Mapping[str, str] = {of: name for of, _, name in (one.partition(":") for one in request.own_sets)}
+    prompts = own.get(circuit.partition("@")[0]) or request.prompts
+    if prompts == AUTO:
+        prompts = default_prompts(find_model(model).shipped)
     return ProbeRequest(
         model=model,
         circuit=circuit,

@@ -3,6 +3,7 @@
 Plain frames and strings; the charts are in `sweep_charts` and `window_charts`.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from pprobe_core.charts import number
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.errors import BadRequest
 
 Axis = Literal["n_neurons", "factor", "strength"]
 SPLIT_NAMES: Mapping[str, str] = {"discovery": "discovery", "validation": "validation", "heldout": "held-out"}
@@ -181,8 +184,12 @@ def count_words(n: float, one: str) -> str:
 
 
 def circuit_words(name: str) -> str:
-    """A circuit's id as words."""
-    return str(name).replace("_", " ").capitalize()
+    """A circuit's id as words; of a user's own, `id@version`, its title where its file is still here."""
+    circuit_id, version, _ = str(name).partition("@")
+    if version:
+        with contextlib.suppress(BadRequest):
+            return load_circuit(str(name)).title
+    return circuit_id.replace("_", " ").capitalize()
 
 
 def arm_words(rows: pd.DataFrame) -> ArmWords:

@@ -34,13 +34,15 @@ ARGUMENTS = [
 class Server:
     """A dashboard on the results file `db` (default: in the folder). It can be killed and started again.
 
-    Its cache and its log, server.log, are in `folder`; `recorded` brings the recorded results in.
+    Its cache and its log, server.log, are in `folder`; `recorded` brings the recorded results in; `options` are
+    Streamlit's own.
     """
 
     folder: Path
     db: Path | None = None
     recorded: bool = True
     port: int = field(default_factory=lambda: free_port())
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
@@ -60,7 +62,7 @@ class Server:
             "PPROBE_CACHE": str(self.folder),
             "PPROBE_RECORDED": str(int(self.recorded)),
         }
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}"]
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}", *self.options]
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -65,7 +65,7 @@ def jobs(tmp_path: Path, pool: ModelPool) -> Iterator[Jobs]:
         ({"models": ("mini-qwen3",)}, "1 different model was named; a comparison takes 2 to 6"),
         ({"models": ("mini-qwen3", "mini-qwen3")}, "1 different model was named"),
         ({"circuits": ()}, "No circuit was named"),
-        ({"circuits": ("no_such",)}, "no circuit 'no_such'"),
+        ({"circuits": ("no_such",)}, "no circuit called 'no_such'"),
         ({"sweeps": ("heads",)}, "no sweep 'heads'"),
         ({"prompts": "huge"}, "no prompt set 'huge'"),
         ({"limit": 0}, "At most 0 pairs"),

@@ -16,7 +16,7 @@ from pprobe_core.circuits.library import load_circuit, load_circuits, own_folder
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.circuits.responses import BROKEN, UNFINISHED, classify, side_of
 from pprobe_core.circuits.schema import Circuit
-from pprobe_core.comparison import CompareRequest, checked_comparison
+from pprobe_core.comparison import CompareRequest, checked_comparison, units
 from pprobe_core.errors import BadRequest
 from pprobe_core.probing.strings import check_strings
 from pprobe_core.probing.types import ProbeRequest
@@ -288,10 +288,54 @@ def test_a_request_names_the_version_and_a_shipped_circuit_by_its_id_alone() -> 
         checked(ProbeRequest("mini-qwen3", "greeting", "mini"))
 
 
-def test_a_comparison_says_why_it_leaves_own_circuits_out() -> None:
+def add_greetings(title: str, n: int) -> str:
+    """A set of n pairs for the saved circuit GREETING; its name."""
+    circuit = load_circuit("greeting")
+    rows = [{"original": f"Hello! What is {i}?", "perturbed": f"What is {i}?"} for i in range(n)]
+    return own_sets.add_set(circuit, title, editor.typed_pairs(rows, circuit), own_sets.Origin("paste", "here")).name
+
+
+MODELS = ("mini-qwen3", "mini-llama")
+
+
+def test_a_comparison_takes_own_circuits_with_a_set_of_theirs() -> None:
+    circuit = editor.save(GREETING)
+    with pytest.raises(BadRequest, match="'greeting' has no prompts yet"):
+        checked_comparison(CompareRequest(MODELS, ("code", "greeting")))
+    three, four = add_greetings("Three", 3), add_greetings("Four", 4)
+    newest = own_sets.list_sets("greeting")[0].name
+    asked = checked_comparison(CompareRequest(MODELS, ("code", "greeting"), bases=False))
+    assert asked.circuits == ("code", circuit.address)
+    assert asked.own_sets == (f"greeting:{newest}",)
+    assert checked_comparison(asked) == asked
+    assert [(u.kind, u.circuit, u.probe.prompts) for u in units(asked) if u.model == "mini-llama"] == [
+        *((kind, "code", "mini") for kind in ("probe", "dose", "window")),
+        *((kind, circuit.address, newest) for kind in ("probe", "dose", "window")),
+    ]
+    other = three if newest == four else four
+    named = checked_comparison(CompareRequest(MODELS, ("greeting",), own_sets=(other,)))
+    assert {unit.probe.prompts for unit in units(named)} == {other}
+
+
+def test_own_sets_of_a_comparison_are_of_its_circuits_and_one_for_each() -> None:
     editor.save(GREETING)
-    with pytest.raises(BadRequest, match="is your own, and a comparison runs the sets mini and general"):
-        checked_comparison(CompareRequest(("mini-qwen3", "mini-llama"), ("code", "greeting")))
+    three, four = add_greetings("Three", 3), add_greetings("Four", 4)
+    for sets, why in (
+        ((three, four), "Two prompt sets of the circuit 'greeting'"),
+        (("no-such-set-0123456789ab",), "no prompt set"),
+    ):
+        with pytest.raises(BadRequest, match=why):
+            checked_comparison(CompareRequest(MODELS, ("greeting",), own_sets=sets))
+    with pytest.raises(BadRequest, match="'Three' is of the circuit 'greeting', which is not compared"):
+        checked_comparison(CompareRequest(MODELS, ("code",), own_sets=(three,)))
+
+
+def test_an_own_set_takes_the_place_of_a_shipped_circuits_set_for_every_model() -> None:
+    code = load_circuit("code")
+    rows = [{"original": f"Write a function that adds {i}.", "perturbed": f"Say who adds {i}."} for i in range(3)]
+    name = own_sets.add_set(code, "Mine", editor.typed_pairs(rows, code), own_sets.Origin("paste", "here")).name
+    asked = checked_comparison(CompareRequest(MODELS, ("code", "math"), own_sets=(name,), bases=False, sweeps=()))
+    assert [(u.circuit, u.probe.prompts) for u in units(asked)] == 2 * [("code", name), ("math", "mini")]
 
 
 def test_a_verdict_claims_nothing_of_the_paper_about_an_own_circuit() -> None:

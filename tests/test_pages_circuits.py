@@ -9,16 +9,19 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from pprobe_core import compare_frames, html_report
 from pprobe_core import jobs as core_jobs
 from pprobe_core.circuits import editor, own_sets
 from pprobe_core.circuits.library import load_circuit, load_circuits, own_folder
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.cli import main
+from pprobe_core.comparison import CompareRequest, checked_comparison
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.probing.types import ProbeRequest
 from tests.app_pages import open_app
 from tests.test_own_circuits import GREETING, changed
 from tests.test_pages import calm, words_on
+from ui.words import COMPARE_VIEWS
 
 Open = Callable[..., AppTest]
 N_PAIRS = 12
@@ -324,3 +327,41 @@ def test_the_command_line_checks_shows_hands_on_and_deletes(
     listed = capsys.readouterr().out
     assert "mine" in listed
     assert f"{name} {N_PAIRS}" in listed
+
+
+# Comparing models on it --------------------------------------------------------------------------------------------
+
+
+def test_models_are_compared_on_an_own_behaviour_and_its_prompts(
+    open_page: Open, measured: tuple[Path, str, str]
+) -> None:
+    folder = measured[0]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PPROBE_CACHE", str(folder / "cache"))
+        patched.setenv("PPROBE_DB", str(folder / "pprobe.duckdb"))
+        address = {"models": "mini-qwen3,mini-llama", "circuits": "mine,code", "compare_bases": "0"}
+        app = open_page("compare", **address)
+        calm(app)
+        assert "Mine" in list(app.multiselect(key="compare_circuits").options)
+        app.session_state["compare_sweeps"] = []
+        app.run()
+        assert "1 of 4 parts are there" in words_on(app)  # the run that was made on its own page
+        asked = checked_comparison(CompareRequest(("mini-qwen3", "mini-llama"), ("mine", "code"), (), bases=False))
+        jobs = core_jobs.shared()
+        assert jobs.wait(jobs.submit(asked), 120).state == "done"
+        for view in COMPARE_VIEWS:
+            app.session_state["view"] = view
+            app.run()
+            calm(app)
+            assert "4 of 4 parts are there" in words_on(app)
+            assert "different prompt sets" not in words_on(app)
+        assert {row.prompts for row in jobs.store.runs().itertuples() if row.circuit.startswith("mine@")} == {
+            own_sets.list_sets("mine")[0].name
+        }
+        report = html_report.comparison_html(jobs.store, compare_frames.compared(jobs.store, asked))
+        assert "Mine" in report
+        name = own_sets.list_sets("mine")[0].name
+        app = open_page("compare", compare_own=name, **address)
+        assert list(app.multiselect(key="compare_own").value) == [name]
+        assert "compare_own" in app.query_params
+        core_jobs.close()

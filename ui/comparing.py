@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from pprobe_core import compare_frames, compare_report, compare_stats
+from pprobe_core.circuits import own_sets
 from pprobe_core.compare_frames import Compared
 from pprobe_core.comparison import (
     AUTO,
@@ -38,7 +39,8 @@ def take_over_address() -> None:
     state = st.session_state
     named = [m for m in state["models"].split(",") if m] or list(default_models())
     shipped = library.shipped_circuits()
-    circuits = [c for c in state["circuits"].split(",") if c in shipped] or shipped
+    known = library.comparable_circuits()
+    circuits = [c for c in state["circuits"].split(",") if c in known] or shipped
     if state.get("_compare_address") != (state["models"], state["circuits"]):
         state["_compare_address"] = (state["models"], state["circuits"])
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
@@ -85,7 +87,7 @@ def pickers() -> CompareRequest | None:
         )
         st.multiselect(
             "Behaviours",
-            library.shipped_circuits(),
+            library.comparable_circuits(),
             key="compare_circuits",
             format_func=library.circuit_title,
             help=words.HELP["compare_circuits"],
@@ -117,6 +119,7 @@ def pickers() -> CompareRequest | None:
                 sweeps=tuple(state["compare_sweeps"] or ()),
                 bases=bool(state["compare_bases"]),
                 prompts=state["compare_prompts"],
+                own_sets=tuple(state["compare_own"]),
                 coupling=state["compare_coupling"],
                 limit=int(state["compare_limit"] or 0) or None,
                 seed=int(state["compare_seed"]),
@@ -136,6 +139,17 @@ def _advanced() -> None:
         ("compare_seed", ProbeRequest.seed),
     ):
         state.setdefault(key, default)
+    sets = {s.name: s for s in own_sets.list_sets() if s.circuit in state["compare_circuits"]}
+    state["compare_own"] = [name for name in state.get("compare_own") or () if name in sets]
+    if sets:
+        st.multiselect(
+            "Prompt sets of your own",
+            list(sets),
+            key="compare_own",
+            format_func=lambda name: f"{library.circuit_title(sets[name].circuit)}: {sets[name].title}",
+            help=words.HELP["compare_own"],
+            persist_state="session",
+        )
     prompts, coupling, limit, seed = st.columns(4)
     prompts.selectbox(
         "Prompt set",
@@ -334,7 +348,8 @@ def model_of(found: Compared, label: str) -> str:
 
 def other_prompt_sets(found: Compared) -> bool:
     """Whether the models were probed on different prompt sets, so that their numbers are not on the same prompts."""
-    return len({run.request.prompts for run in found.runs.values()}) > 1
+    sets = {(circuit, run.request.prompts) for (_, circuit), run in found.runs.items()}
+    return len(sets) > len({circuit for circuit, _ in sets})
 
 
 def ratio_table(ratios: pd.DataFrame) -> None:

@@ -71,8 +71,9 @@ def result_page(job: JobStatus) -> tuple[str, dict[str, str]]:
     """The page that shows what a finished job made, and the address it is opened with."""
     if isinstance(job.request, CompareRequest):
         query = {"models": ",".join(job.request.models)}
-        if len(job.request.circuits) < len(library.shipped_circuits()):
-            query["circuits"] = ",".join(job.request.circuits)
+        circuits = [named.partition("@")[0] for named in job.request.circuits]
+        if circuits != library.shipped_circuits():
+            query["circuits"] = ",".join(circuits)
         return shell.COMPARE, query
     query = {"run": str(job.run_id)}
     if not isinstance(job.request, SweepRequest):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import streamlit as st
 
+from pprobe_core.circuits import own_sets
 from pprobe_core.circuits.editor import folder_state
 from pprobe_core.circuits.library import load_circuit, load_circuits
 from pprobe_core.circuits.schema import Circuit
@@ -33,6 +34,12 @@ def model_titles() -> dict[str, str]:
 def shipped_circuits() -> list[str]:
     """Ids of the circuits that come with the product, whose prompt sets are the same everywhere."""
     return [circuit_id for circuit_id, circuit in circuits().items() if not circuit.own]
+
+
+def comparable_circuits() -> list[str]:
+    """Ids of the circuits that have prompts: those that come with the product, and own ones with a set."""
+    with_sets = {one.circuit for one in own_sets.list_sets()}
+    return [circuit_id for circuit_id, circuit in circuits().items() if not circuit.own or circuit_id in with_sets]
 
 
 def circuit_of(named: str) -> Circuit | None:

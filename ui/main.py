@@ -34,8 +34,9 @@ page = st.navigation(
         ],
     }
 )
+pages = [one for section in sections.values() for one in section]
 with shell.calm_errors():
-    login.require_login()
+    login.require_login(page, pages)
     selection.sync(page.url_path)
     exports.forget()
     presenter.style()
@@ -47,7 +48,7 @@ with shell.calm_errors():
         tour.remember()
     job_panel.sidebar()
     if presenter.on():
-        presenter.bar(page, [one for section in sections.values() for one in section])
+        presenter.bar(page, pages)
     else:
         tour.card(page)
     if sharing.is_here(page):

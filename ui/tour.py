@@ -5,15 +5,9 @@ from typing import Any
 
 import streamlit as st
 
-from ui import shell
+from ui import cookies, shell
 
 COOKIE = "pprobe_tour"
-REMEMBER = """
-export default function({ data }) {
-  document.cookie = `${data.name}=${data.value}; path=/; max-age=31536000; SameSite=Lax`;
-}
-"""
-_remember = st.components.v2.component("pprobe.remember", js=REMEMBER)
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ def begin(page: Any) -> None:
     state = st.session_state
     if "tour" in state:
         return
-    kept = st.context.cookies.get(COOKIE, "")
+    kept = cookies.kept(COOKIE)
     if kept in [str(step) for step in range(len(STEPS) + 1)]:
         state["tour"] = int(kept)
     elif page.url_path == "":
@@ -112,7 +106,7 @@ def button() -> None:
 def remember() -> None:
     """Let the browser keep the visitor's place."""
     if "tour" in st.session_state:
-        _remember(data={"name": COOKIE, "value": str(st.session_state["tour"])}, key="tour_cookie")
+        cookies.keep(COOKIE, str(st.session_state["tour"]))
 
 
 def _set(step: int) -> None:

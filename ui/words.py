@@ -344,6 +344,7 @@ HELP: Mapping[str, str] = {
     "compare_circuits": "Which behaviours to compare. Every one is probed in every model.",
     "compare_sweeps": "Which tests to run on every probe. Without them only the two passes are compared.",
     "compare_bases": "Also probe the model before alignment where there is one, to see what alignment made.",
+    "compare_own": "In place of the sets above, for their behaviours. Of a behaviour of yours the newest set is taken.",
     "compare_prompts": "The set every model is probed on. Only the same prompts make numbers strictly comparable.",
     "compare_matrix": "Every part is a run or a sweep of its own, found on the other pages as well.",
     "compare_button": "Queues the parts that are missing or failed, model by model. It can be stopped and continued.",

@@ -21,6 +21,7 @@ def compare(options: argparse.Namespace) -> int:
             sweeps=() if options.sweeps == (NONE,) else options.sweeps,
             bases=not options.no_bases,
             prompts=options.prompts,
+            own_sets=options.own_sets,
             coupling=options.coupling,
             limit=options.limit,
             seed=options.seed,
@@ -43,5 +44,5 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _shipped() -> tuple[str, ...]:
-    """The circuits that come with the product: own ones lack the sets a comparison runs."""
+    """The circuits that come with the product; own ones have to be named."""
     return tuple(name for name, circuit in load_circuits().items() if not circuit.own)

@@ -254,6 +254,10 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     compare.add_argument("--no-bases", action="store_true", help="leave out the models before alignment")
     prompts = (AUTO, "mini", "general")
     compare.add_argument("--prompts", default=AUTO, choices=prompts, help="default: the set that fits each model")
+    compare.add_argument(
+        "--own-sets", type=sweeping.names, default=(), metavar="NAME,...",
+        help="prompt sets of your own, in place of those of their circuits (of a circuit of yours: its newest one)",
+    )  # fmt: skip
     compare.add_argument("--coupling", default="plain", choices=("plain", "norm_aware"), help="default: plain")
     compare.add_argument("--limit", type=int, metavar="N", help="use the first N pairs of each set only")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a report that opens in any browser")
