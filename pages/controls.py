@@ -11,7 +11,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, SweepRequest
 from pprobe_core.store import Run, Sweep
-from ui import asking, exports, job_panel, library, meaning, recorded, sharing, shell, sweeps, terms, words
+from ui import asking, exports, job_panel, library, meaning, recorded, sharing, shell, sweeps, tables, terms, words
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
 def ratio_table() -> None:
     """FFN/Skip of every run there is, the ones that fit no pattern included."""
     runs, intervals = shell.store().runs(), shell.store().ffn_skip_intervals()
-    rows = runs[["circuit", "model", "prompts", "ffn_skip_mean", "flip_rate", "structure", "stage", "n_pairs"]].assign(
+    rows = runs[["ffn_skip_mean", "model", "stage", "n_pairs"]].assign(
         circuit=library.circuit_titles(runs["circuit"]),
+        prompts=library.set_titles(runs["prompts"]),
+        source=tables.sources(runs),
         flip_rate=100 * runs["flip_rate"],
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         interval=[shell.interval(intervals[run_id]) for run_id in runs["run_id"]],
@@ -130,7 +132,10 @@ def ratio_table() -> None:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     exports.table(
         rows[
-            ["circuit", "model", "prompts", "ffn_skip_mean", "interval", "flip_rate", "structure", "stage", "n_pairs"]
+            [
+                *("circuit", "model", "prompts", "ffn_skip_mean", "interval", "flip_rate", "structure", "stage"),
+                *("n_pairs", "source"),
+            ]
         ],
         hide_index=True,
         height="content" if len(rows) <= 10 else 380,
@@ -146,6 +151,7 @@ def ratio_table() -> None:
             "structure": text("Verdict", help="What kind of circuit the run points to."),
             "stage": text("Stage", help=words.HELP["stage"]),
             "n_pairs": number("Pairs", help="Prompt pairs measured."),
+            "source": text("Source", help=words.HELP["recorded"]),
         },
     )
 

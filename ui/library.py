@@ -69,6 +69,13 @@ def circuit_title(named: str) -> str:
     return known.title if listed.sha256 == known.sha256 else f"{known.title} (earlier version)"
 
 
+def set_titles(named: Iterable[str]) -> list[str]:
+    """`own_sets.title_of` of each prompt set; each one is looked up once."""
+    names = list(named)
+    titles = {name: own_sets.title_of(str(name)) for name in set(names)}
+    return [titles[name] for name in names]
+
+
 def circuit_titles(named: Iterable[str]) -> list[str]:
     """The titles of many rows, each circuit looked up once."""
     names = list(named)

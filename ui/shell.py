@@ -119,10 +119,10 @@ def run_heading(run: Run) -> str:
 
 def run_titles(runs: pd.DataFrame) -> dict[str, str]:
     """A line for each run, by run_id, in their order; the titles of behaviours are looked up once."""
-    prompts = {named: own_sets.title_of(str(named)) for named in runs["prompts"].unique()}
+    titles = library.circuit_titles(runs["circuit"]), library.set_titles(runs["prompts"])
     return {
-        str(row["run_id"]): _run_line(row, circuit, prompts[row["prompts"]])
-        for row, circuit in zip(runs.to_dict("records"), library.circuit_titles(runs["circuit"]), strict=True)
+        str(row["run_id"]): _run_line(row, circuit, prompts)
+        for row, circuit, prompts in zip(runs.to_dict("records"), *titles, strict=True)
     }
 
 

@@ -208,11 +208,12 @@ def history(runs: pd.DataFrame) -> list[str]:
     rows = runs.assign(
         flip_rate=100 * runs["flip_rate"],
         circuit=library.circuit_titles(runs["circuit"]),
+        prompts=library.set_titles(runs["prompts"]),
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
         coupling=runs["coupling"].map(words.COUPLINGS).fillna(runs["coupling"]),
         thinking=runs["thinking"].map(words.THINKING).fillna(runs["thinking"]),
         strings_from=runs["strings_from"].map(words.STRINGS_FROM).fillna(runs["strings_from"]),
-        source=["Recorded" if recorded else "Here" for recorded in runs["recorded"]],
+        source=sources(runs),
     )
     columns = [
         "created_at", "source", "circuit", "model", "prompts", "structure", "stage", "ffn_skip_mean", "flip_rate",
@@ -248,6 +249,11 @@ def history(runs: pd.DataFrame) -> list[str]:
         },
     )
     return [str(runs.iloc[i]["run_id"]) for i in event.selection.rows if i < len(runs)]
+
+
+def sources(runs: pd.DataFrame) -> list[str]:
+    """Of each run, whether it came with the program or was computed here."""
+    return ["Recorded" if recorded else "Here" for recorded in runs["recorded"]]
 
 
 def side_by_side(run_a: Run, run_b: Run) -> None:
