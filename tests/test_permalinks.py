@@ -145,6 +145,22 @@ def test_a_comparison_is_in_its_link(open_link: Open) -> None:
         assert selection.as_text(app.session_state[key]) == value
 
 
+def test_a_comparison_from_elsewhere_says_which_behaviours_and_prompts_are_not_here(open_link: Open) -> None:
+    link = {"circuits": "code,somebody_elses", "compare_own": "their-words-0123456789ab", "compare_bases": "0"}
+    app = open_link("compare", **link)
+    said = "not on this computer, or has no prompts yet: somebody_elses, their-words-0123456789ab"
+    assert said in words_on(app)
+    assert list(app.multiselect(key="compare_circuits").value) == ["code"]
+    assert app.query_params["circuits"] == link["circuits"]  # the link still says what it said
+    app.run()
+    assert said in words_on(app)
+    app.multiselect(key="compare_circuits").set_value(["code", "math"]).run()
+    assert "not on this computer" not in words_on(app)
+    assert app.query_params["circuits"] == "code,math"
+    for wrong in ("../etc", "code,<script>", ",", "x" * 3000):
+        assert "circuits" not in open_link("compare", circuits=wrong).query_params
+
+
 def test_a_step_back_undoes_a_choice(open_link: Open, swept: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "LATE_SECONDS", 0.0)
     app = open_link("dose", run=swept[0])

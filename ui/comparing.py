@@ -37,6 +37,7 @@ KIND_NAMES = {"probe": "P", "dose": "D", "window": "W"}
 def take_over_address() -> None:
     """Let a link choose models and behaviours; they stand in the address as one word each."""
     state = st.session_state
+    state["_lacking"] = _lacking()
     named = [m for m in state["models"].split(",") if m] or list(default_models())
     shipped = library.shipped_circuits()
     known = library.comparable_circuits()
@@ -48,8 +49,18 @@ def take_over_address() -> None:
     state.setdefault("compare_circuits", circuits)
 
 
+def _lacking() -> list[str]:
+    """Behaviours and own prompt sets that a link names and that cannot be used here: ids and names."""
+    state, known = st.session_state, library.comparable_circuits()
+    if sets := [name for name in state.get("compare_own") or () if not own_sets.exists(name)]:
+        state["_lacking_sets"] = sets  # the picker, which cannot offer them, forgets them
+    circuits = [c for c in state["circuits"].split(",") if c and c not in known]
+    return [*circuits, *state.get("_lacking_sets", ())]
+
+
 def _into_address() -> None:
     state = st.session_state
+    state.pop("_lacking_sets", None)
     chosen = [str(m).strip() for m in state["compare_models"]]
     state["models"] = "" if chosen == list(default_models()) else ",".join(chosen)
     all_of_them = list(state["compare_circuits"]) == library.shipped_circuits()
@@ -74,6 +85,13 @@ def pickers() -> CompareRequest | None:
     """The choices; None, with what is wrong said, while they make no comparison."""
     state = st.session_state
     take_over_address()
+    if state["_lacking"]:
+        st.info(
+            "The link also names what is not on this computer, or has no prompts yet: "
+            f"{shell.escaped(', '.join(state['_lacking']))}. Ask for the files, import them on Behaviours and on "
+            "Prompt sets, and open the link again.",
+            icon=":material/info:",
+        )
     with st.container(border=True, key="compare_pickers"):
         st.multiselect(
             "Models",

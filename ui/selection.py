@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from pprobe_core.circuits import own_sets
-from pprobe_core.circuits.prompt_sets import default_prompts
+from pprobe_core.circuits.library import OWN_ID
+from pprobe_core.circuits.prompt_sets import default_prompts, is_own
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.comparison import AUTO, SWEEP_PARTS
 from pprobe_core.interventions.types import SweepRequest
@@ -64,7 +65,7 @@ def known() -> Mapping[str, Selection]:
         "sweep": Selection("", _is_id),
         "ranking": Selection("shared", lambda v: v in RANKINGS),
         "models": Selection("", lambda v: 0 < len(v) <= 2000),
-        "circuits": Selection("", lambda v: bool(v) and all(circuit in circuits for circuit in v.split(","))),
+        "circuits": Selection("", _are_circuits),  # of another computer too: the page says which are not here
         "view": Selection("overview", lambda v: v in words.COMPARE_VIEWS),
         "present": Selection("", lambda v: v == "1"),
         **_more_of_a_request(),
@@ -130,7 +131,7 @@ def _places_on_pages(circuits: Mapping[str, Circuit]) -> dict[str, Selection]:
         ),
         "compare_bases": replace(flag, default=True, pages=compare),
         "compare_prompts": Selection(AUTO, lambda v: v in (AUTO, *words.PROMPT_SETS), pages=compare),
-        "compare_own": Selection([], lambda v: all(own_sets.exists(name) for name in v.split(",")), _words_of, compare),
+        "compare_own": Selection([], lambda v: all(is_own(name) for name in v.split(",")), _words_of, compare),
         "compare_coupling": Selection("plain", lambda v: v in words.COUPLINGS, pages=compare),
         "compare_limit": Selection(0, whole_number(1, 10_000), int, compare),
         "compare_seed": Selection(ProbeRequest.seed, whole_number(0, 2**31 - 1), int, compare),
@@ -158,6 +159,10 @@ def decimal(value: str) -> bool:
 
 def _words_of(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
+
+
+def _are_circuits(value: str) -> bool:
+    return len(value) <= 2000 and all(OWN_ID.fullmatch(circuit_id) for circuit_id in value.split(","))
 
 
 def _are_neurons(value: str) -> bool:
