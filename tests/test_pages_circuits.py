@@ -365,3 +365,19 @@ def test_models_are_compared_on_an_own_behaviour_and_its_prompts(
         assert list(app.multiselect(key="compare_own").value) == [name]
         assert "compare_own" in app.query_params
         core_jobs.close()
+
+
+def test_a_chosen_behaviour_that_lost_its_prompts_leaves_the_comparison(open_page: Open) -> None:
+    base = load_circuit("code")
+    circuit = editor.save(editor.copy_of(base, "mini") | {"title": "Mine", "circuit_id": "mine"})
+    kept = own_sets.add_set(circuit, "All", editor.pairs_of(base, "mini"), own_sets.Origin("file", "mini"))
+    app = open_page("compare", models="mini-qwen3,mini-llama", circuits="mine,code")
+    calm(app)
+    assert list(app.multiselect(key="compare_circuits").value) == ["mine", "code"]
+    app.multiselect(key="compare_own").set_value([kept.name]).run()
+    calm(app)
+    own_sets.delete_set(kept.name)
+    app.run()
+    calm(app)
+    assert list(app.multiselect(key="compare_circuits").value) == ["code"]
+    assert "has no prompts yet: mine" in words_on(app)

@@ -46,7 +46,8 @@ def take_over_address() -> None:
         state["_compare_address"] = (state["models"], state["circuits"])
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
     state.setdefault("compare_models", named)
-    state.setdefault("compare_circuits", circuits)
+    chosen = state.setdefault("compare_circuits", circuits)
+    state["compare_circuits"] = [c for c in chosen if c in known]  # an own one may be gone by now, or its prompts
 
 
 def _lacking() -> list[str]:
