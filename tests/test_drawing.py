@@ -32,7 +32,7 @@ def page() -> None:
     n = st.session_state.get("n", 12)
     for key, of in (("kept", 1), ("made", None)):
         drawn = drawing.drawn(lambda: charts.margins(pairs_frame(n)), key, of)
-        st.caption(drawn.figure.title)
+        st.caption(drawn.title)
         try:
             drawn.show(key)
         except AssertionError as error:

@@ -27,11 +27,14 @@ def quickly() -> None:
 
 
 class Drawn:
-    """A figure as the pages draw it; of a kept one the rows are packed once."""
+    """A figure as the pages draw it: its words, and what goes to the browser, for which the rows are packed once.
+
+    Then it lets go of the chart, which holds whole tables, and those of a sweep are large.
+    """
 
     def __init__(self, figure: Figure) -> None:
-        self.figure = figure
-        self._chart = presenter.larger(figure.chart) if presenter.on() else figure.chart
+        self.title, self.reading, self.omits, self.caption = figure.title, figure.reading, figure.omits, figure.caption
+        self._chart: Any = presenter.larger(figure.chart) if presenter.on() else figure.chart
         self._made: dict[str, Any] | None = None
 
     def show(self, key: str, **options: Any) -> Any:
@@ -46,7 +49,7 @@ class Drawn:
         if self._made is None:
             made = self._chart.to_dict(validate=schemapi.DEBUG_MODE)
             made["datasets"] = {**made.get("datasets", {}), **alt.data_transformers.options.get("datasets", {})}
-            self._made = made
+            self._made, self._chart = made, None
         rows = self._made["datasets"]  # bytes; only what is around them is changed on its way to the browser
         around = copy.deepcopy({name: part for name, part in self._made.items() if name != "datasets"})
         return around | {"datasets": dict(rows)}
@@ -79,12 +82,8 @@ class _Compared(Drawn):
         """The specification as it would be now."""
         made = super().to_dict()
         now, before = (_without_numbers(one) for one in (made, self._kept.to_dict()))
-        if (self.figure.title, self.figure.caption, now) != (
-            self._kept.figure.title,
-            self._kept.figure.caption,
-            before,
-        ):
-            raise AssertionError(f"A chart depends on more than its `of` says: {self.figure.title}")
+        if (self.title, self.caption, now) != (self._kept.title, self._kept.caption, before):
+            raise AssertionError(f"A chart depends on more than its `of` says: {self.title}")
         return made
 
 

@@ -39,26 +39,26 @@ def _source() -> Source:
     return st.session_state.get("_source", Source())
 
 
-def save_figure(figure: Figure, key: str) -> None:
-    """The Save menu of a chart: the picture with its words, and the rows it draws."""
+def save_figure(draw: Callable[[], Figure], title: str, caption: str, key: str) -> None:
+    """The Save menu of a chart: the picture with its words, and the rows it draws; `draw` makes it when it is asked."""
     source = _source()
 
     def rows() -> pd.DataFrame:
         from pprobe_core import pictures
 
-        return pictures.rows(figure)
+        return pictures.rows(draw())
 
     def png() -> bytes:
         from pprobe_core import pictures
 
-        return pictures.png(figure, source.text)
+        return pictures.png(draw(), source.text)
 
     def svg() -> bytes:
         from pprobe_core import pictures
 
-        return pictures.svg(figure, source.text).encode()
+        return pictures.svg(draw(), source.text).encode()
 
-    about = {"title": figure.title, "caption": figure.caption, "source": source.text}
+    about = {"title": title, "caption": caption, "source": source.text}
     with _menu(key, "Save this chart as a picture, or its numbers as a table."):
         _offer("Picture (PNG)", png, "png", PNG, key)
         _offer("Drawing (SVG)", svg, "svg", SVG, key)

@@ -169,15 +169,14 @@ def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any)
     `of`, everything that a chart is made from: it is then made once (`drawing.drawn`). None: whenever it is shown.
     """
     drawn = drawing.drawn(draw, key, of)
-    figure = drawn.figure
-    st.markdown(f"**{escaped(figure.title)}**")
+    st.markdown(f"**{escaped(drawn.title)}**")
     event = drawn.show(key, **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"below_{key}"):
         seen: set[str] = set()
-        lines = [(":material/visibility: ", figure.reading), (":material/visibility_off: ", figure.omits)]
+        lines = [(":material/visibility: ", drawn.reading), (":material/visibility_off: ", drawn.omits)]
         told = [icon + terms.marked(text, own_words(), seen) for icon, text in lines if text]
         st.caption("  \n".join(told), width="stretch")
-        exports.save_figure(figure, key)
+        exports.save_figure(draw, drawn.title, drawn.caption, key)
     return event
 
 
