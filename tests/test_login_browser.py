@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browsing import Server, free_port
+from ui import login
 
 USERS = {
     "ann": {"email": "ann@example.org", "email_verified": True},
@@ -71,16 +72,22 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+def wait_for_the_note(page: Page, *, there: bool) -> None:
+    """Until the browser has noted the link that it came with, or has forgotten it."""
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while there != (login.WANTED in {cookie.get("name") for cookie in page.context.cookies()}):
+        assert time.monotonic() < until
+        page.wait_for_timeout(100)
+
+
 def log_in(page: Page, team: Server, provider: str, who: str, address: str = LINK) -> None:
     """From the dashboard to the provider and back."""
     page.goto(f"http://localhost:{team.port}{address}")
     expect(page.get_by_text("Please log in")).to_be_visible()
     assert page.get_by_test_id("stVegaLiteChart").count() == 0
     assert page.get_by_text("neurons").count() == 0
-    until = time.monotonic() + 10
-    while address != "/" and "pprobe_wanted" not in {cookie.get("name") for cookie in page.context.cookies()}:
-        assert time.monotonic() < until
-        page.wait_for_timeout(100)
+    if address != "/":
+        wait_for_the_note(page, there=True)
     page.locator("button:visible", has_text="Log in").click()
     page.wait_for_url(f"{provider}/**")
     page.locator("button", has_text=who).first.click()
@@ -96,9 +103,9 @@ def test_a_member_lands_on_the_link_it_came_with_stays_in_and_can_leave(
     expect(page.get_by_role("heading", name="What happens without its neurons?")).to_be_visible()
     assert "circuit=language" in page.url
     expect(page.get_by_text("Output language in mini-qwen3.")).to_be_visible()
+    wait_for_the_note(page, there=False)
     page.reload()
     expect(page.get_by_text(f"Logged in as {USERS[who]['email']}")).to_be_visible()
-    assert "pprobe_wanted" not in {cookie.get("name") for cookie in page.context.cookies()}
     page.locator("button:visible", has_text="Log out").first.click()
     page.wait_for_url(f"{provider}/**")
     page.locator("button").first.click()
