@@ -41,25 +41,25 @@ from ui import drawing, words  # noqa: E402
 
 FAILED = ":material/info:"  # of the card that stands in for a page (shell.message_page)
 IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
+ALL_DRAWN = """() => {
+    const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
+    return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
+}"""
 FROM_CLICK = """element => new Promise(resolve => {
     const app = document.querySelector('[data-testid="stApp"]'), started = performance.now();
+    const allDrawn = ALL_DRAWN;
     let ran = false;
     const observer = new MutationObserver(() => {
         const state = app.dataset.testScriptState;
         ran ||= state === 'running';
-        const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
-        if (ran && state === 'notRunning' && charts.every(chart => chart.querySelector('svg.marks, canvas.marks'))) {
+        if (ran && state === 'notRunning' && allDrawn()) {
             observer.disconnect();
             resolve((performance.now() - started) / 1000);
         }
     });
     observer.observe(document.documentElement, {subtree: true, childList: true, attributes: true});
     element.click();
-})"""
-ALL_DRAWN = """() => {
-    const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
-    return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
-}"""
+})""".replace("ALL_DRAWN", ALL_DRAWN)
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,11 @@ KIND_NAMES = {"probe": "P", "dose": "D", "window": "W"}
 # ------------------------------------------------------------------------------------------------ what is compared
 
 
-def take_over_address() -> None:
-    """Let a link choose models and behaviours; they stand in the address as one word each."""
+def take_over_address(known: Sequence[str]) -> None:
+    """Let a link choose models and, of the known ones, behaviours; they stand in the address as one word each."""
     state = st.session_state
-    state["_lacking"] = _lacking()
     named = [m for m in state["models"].split(",") if m] or list(default_models())
     shipped = library.shipped_circuits()
-    known = library.comparable_circuits()
     circuits = [c for c in state["circuits"].split(",") if c in known] or shipped
     if state.get("_compare_address") != (state["models"], state["circuits"]):
         state["_compare_address"] = (state["models"], state["circuits"])
@@ -50,9 +48,9 @@ def take_over_address() -> None:
     state["compare_circuits"] = [c for c in chosen if c in known]  # an own one may be gone by now, or its prompts
 
 
-def _lacking() -> list[str]:
+def _lacking(known: Sequence[str]) -> list[str]:
     """Behaviours and own prompt sets that a link names and that cannot be used here: ids and names."""
-    state, known = st.session_state, library.comparable_circuits()
+    state = st.session_state
     if sets := [name for name in state.get("compare_own") or () if not own_sets.exists(name)]:
         state["_lacking_sets"] = sets  # the picker, which cannot offer them, forgets them
     circuits = [c for c in state["circuits"].split(",") if c and c not in known]
@@ -84,12 +82,12 @@ def known_models() -> list[str]:
 
 def pickers() -> CompareRequest | None:
     """The choices; None, with what is wrong said, while they make no comparison."""
-    state = st.session_state
-    take_over_address()
-    if state["_lacking"]:
+    state, known = st.session_state, library.comparable_circuits()
+    take_over_address(known)
+    if lacking := _lacking(known):
         st.info(
             "The link also names what is not on this computer, or has no prompts yet: "
-            f"{shell.escaped(', '.join(state['_lacking']))}. Ask for the files, import them on Behaviours and on "
+            f"{shell.escaped(', '.join(lacking))}. Ask for the files, import them on Behaviours and on "
             "Prompt sets, and open the link again.",
             icon=":material/info:",
         )
@@ -106,7 +104,7 @@ def pickers() -> CompareRequest | None:
         )
         st.multiselect(
             "Behaviours",
-            library.comparable_circuits(),
+            known,
             key="compare_circuits",
             format_func=library.circuit_title,
             help=words.HELP["compare_circuits"],

@@ -1,6 +1,6 @@
 """The behaviours and models that pickers offer, and what a behaviour is called."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import streamlit as st
 
@@ -70,14 +70,17 @@ def circuit_title(named: str) -> str:
 
 
 def set_titles(named: Iterable[str]) -> list[str]:
-    """`own_sets.title_of` of each prompt set; each one is looked up once."""
-    names = list(named)
-    titles = {name: own_sets.title_of(str(name)) for name in set(names)}
-    return [titles[name] for name in names]
+    """`own_sets.title_of` of many rows."""
+    return _each_once(named, own_sets.title_of)
 
 
 def circuit_titles(named: Iterable[str]) -> list[str]:
-    """The titles of many rows, each circuit looked up once."""
-    names = list(named)
-    titles = {name: circuit_title(name) for name in set(names)}
+    """`circuit_title` of many rows."""
+    return _each_once(named, circuit_title)
+
+
+def _each_once(names: Iterable[str], title_of: Callable[[str], str]) -> list[str]:
+    """The title of each name, each looked up once."""
+    names = list(names)
+    titles = {name: title_of(name) for name in set(names)}
     return [titles[name] for name in names]

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import unicodedata
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -166,8 +167,11 @@ def chosen_run() -> Run | None:
 def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any) -> Any:
     """A chart with what to see above, how to read it and what it does not show below, and a menu to save it.
 
-    `of`, everything that a chart is made from: it is then made once (`drawing.drawn`). None: whenever it is shown.
+    `of`, everything that a chart is made from: it is then made once (`drawing.drawn`). None: whenever it is shown, and
+    what is saved is what was shown.
     """
+    if of is None:
+        draw = partial(_same, draw())
     drawn = drawing.drawn(draw, key, of)
     st.markdown(f"**{escaped(drawn.title)}**")
     event = drawn.show(key, **options)
@@ -178,6 +182,10 @@ def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any)
         st.caption("  \n".join(told), width="stretch")
         exports.save_figure(draw, drawn.title, drawn.caption, key)
     return event
+
+
+def _same(figure: charts.Figure) -> charts.Figure:
+    return figure
 
 
 def own_words() -> list[str]:
