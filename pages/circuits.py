@@ -7,7 +7,7 @@ from pprobe_core.circuits.library import MAX_FILE_BYTES, unreadable
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.wording import plural
-from ui import backend, circuits, library, models, selection, shell, words
+from ui import backend, circuit_check, circuit_steps, circuits, library, models, selection, shell, words
 
 
 @st.dialog("Delete this behaviour?")
@@ -150,17 +150,17 @@ def editing(edit: circuits.Editing) -> None:
             circuits.stop_editing()
             st.rerun()
     st.header("1. Name it", anchor=False)
-    circuits.step_name()
+    circuit_steps.step_name()
     st.header("2. What does the answer start with?", anchor=False)
     st.caption(words.STEP_FIRST_WORDS)
-    circuits.step_first_words()
+    circuit_steps.step_first_words()
     st.header("3. Prompt pairs", anchor=False)
     st.caption(words.STEP_PAIRS)
-    circuits.step_pairs(edit)
+    circuit_steps.step_pairs(edit)
     st.header("4. What can a written answer be?", anchor=False)
     st.caption(words.STEP_ANSWERS)
-    circuits.step_answers(edit)
-    circuits.step_more()
+    circuit_steps.step_answers(edit)
+    circuit_steps.step_more()
     st.header("5. Check it", anchor=False)
     st.caption(words.STEP_CHECK)
     check_and_save(edit)
@@ -179,7 +179,7 @@ def check_and_save(edit: circuits.Editing) -> None:
     usable = models.usable(model)
     if not usable:
         models.show_card(model)
-    current = circuit is not None and circuits.is_current(edit, circuit)
+    current = circuit is not None and circuit_check.is_current(edit, circuit)
     if st.button(
         "Check",
         key="check_circuit",
@@ -189,19 +189,19 @@ def check_and_save(edit: circuits.Editing) -> None:
         help=words.HELP["check_circuit"],
     ):
         try:
-            circuits.ask_for_check(edit, fields)
+            circuit_check.ask_for_check(edit, fields)
             st.rerun()
         except BadRequest as error:
             st.error(shell.escaped(str(error)), icon=":material/error:")
     if refused := st.session_state.pop("refused", None):
         st.error(shell.escaped(refused), icon=":material/error:")
     run = checked = None
-    if current and not circuits.progress(edit) and circuit is not None:
-        run = circuits.checked_run(edit, circuit)
+    if current and not circuit_check.progress(edit) and circuit is not None:
+        run = circuit_check.checked_run(edit, circuit)
         if run is not None:
             n = plural(int(run.summary["n_pairs"]), "pair")
             st.markdown(f"**Checked on {shell.escaped(run.request.model)} with {n}**")
-            checked = circuits.findings(edit, circuit, run)
+            checked = circuit_check.findings(edit, circuit, run)
     elif edit.request is not None and circuit is not None and not current:
         st.info("Something changed since the last check. Check again before saving.", icon=":material/history:")
     st.header("6. Save it", anchor=False)
@@ -223,7 +223,7 @@ def check_and_save(edit: circuits.Editing) -> None:
             and run is not None
         ):
             try:
-                saved = circuits.save(edit, fields, run.request.prompts)
+                saved = circuit_check.save(edit, fields, run.request.prompts)
             except BadRequest as error:
                 st.error(shell.escaped(str(error)), icon=":material/error:")
                 return

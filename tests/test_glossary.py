@@ -49,8 +49,9 @@ def texts(*places: str) -> Iterator[str]:
 
 SHOWN = " \n ".join(
     texts(
-        "ui/*.py", "pages/*.py", "pprobe_core/*chart*.py", "pprobe_core/compare_charts/*.py", "pprobe_core/meaning.py",
-        "pprobe_core/compare_words.py", "pprobe_core/probing/verdict.py", "pprobe_core/interventions/*.py",
+        "ui/*.py", "pages/*.py", "pprobe_core/*chart*.py", "pprobe_core/compare_charts/*.py",
+        "pprobe_core/meaning/*.py", "pprobe_core/compare_words.py", "pprobe_core/probing/verdict.py",
+        "pprobe_core/interventions/*.py",
     )
 )  # fmt: skip
 

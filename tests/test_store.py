@@ -20,7 +20,7 @@ import pytest
 from pprobe_core import neuron_charts
 from pprobe_core.errors import BadRequest, StoreUnavailable
 from pprobe_core.probing.types import ProbeRequest, Ranking
-from pprobe_core.store import NotWritable, Store, job_id_of
+from pprobe_core.store import NotWritable, Store, database, job_id_of
 from pprobe_core.store.database import migrations
 from pprobe_core.store.plain import plain, records
 from pprobe_core.store.runs import LAYER_COLUMNS, NEURON_COLUMNS, PAIR_COLUMNS, TABLES
@@ -753,3 +753,28 @@ def test_the_edition_is_another_one_whenever_finished_results_go_or_give_way(sto
     db.unlink()
     with Store(db) as afresh:
         assert afresh.edition not in (edition, store.edition)
+
+
+def test_a_finished_result_is_read_once_and_never_outlives_its_deletion(
+    store: Store, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = result_by_hand(n_pairs=7), result_by_hand(n_pairs=5)
+    store.save_run(first)
+    with Store(db) as another:  # of the same file: what one has read the other need not
+        assert another.run(first.run_id).summary is store.run(first.run_id).summary
+        another.delete_run(first.run_id)
+        assert not store.has_run(first.run_id)
+        with pytest.raises(BadRequest, match="There is no run"):
+            store.run(first.run_id)
+        assert store.runs_like("somewhere", "x", "y", "z") == []
+    store.save_run(first)
+    assert store.has_run(first.run_id)  # that it was not there is not remembered
+    monkeypatch.setattr(database, "KEPT", 1)  # of two runs the older one is read anew
+    store.save_run(second)
+    of_first = store.run(first.run_id).summary
+    store.run(second.run_id)
+    assert store.run(first.run_id).summary is not of_first
+    assert store.run(first.run_id).summary == of_first
+    store.close()
+    with pytest.raises(StoreUnavailable, match="was closed"):
+        store.run(first.run_id)

@@ -1,7 +1,6 @@
 """Models in memory: loaded once, lent to one user at a time, the longest idle ones dropped when memory runs short."""
 
 import contextlib
-import ctypes
 import gc
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pprobe_core.errors import Cancelled
-from pprobe_core.models import devices
+from pprobe_core.models import devices, memory
 from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.loading import LoadedModel, estimated_bytes, load_model
 from pprobe_core.models.watching import Watch
@@ -206,8 +205,7 @@ class ModelPool:
             torch.cuda.empty_cache()
         if torch.backends.mps.is_available():
             torch.mps.empty_cache()
-        with contextlib.suppress(OSError, AttributeError):  # not every C library has it
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        memory.give_back()
 
 
 def _free_where_models_live() -> int:

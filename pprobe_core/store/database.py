@@ -3,12 +3,12 @@
 import itertools
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import duckdb
 import pandas as pd
@@ -25,7 +25,11 @@ CONFIG: dict[str, str | int | float | list[str]] = {"memory_limit": "1GB", "thre
 NO_SPACE = ("no space left", "file too large", "disk quota", "not enough space")
 NO_PERMISSION = ("permission denied", "read-only", "access is denied", "operation not permitted")
 DAMAGE = ("corrupt", "checksum", "could not read enough bytes", "replaying wal", "deserializ")
+KEPT = 1_000  # finished runs and sweeps that stay in memory once they were read: about 50 kB each
 OTHER_FILE = "or work in another file (--db FILE on the command line, PPROBE_DB for the dashboard)"
+
+
+Found = TypeVar("Found")
 
 
 class NotWritable(StoreUnavailable):
@@ -44,6 +48,9 @@ class _Shared:
     users: int = 0
     read_only: bool = False
     edition: int = field(default_factory=lambda: next(_editions))
+    n_saved: int = 0  # runs and sweeps that were stored since the opening
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+    kept_lock: threading.Lock = field(default_factory=threading.Lock)
     # DuckDB refuses two writers of one row instead of queueing them, so writers queue here. Readers need no lock.
     write_lock: threading.RLock = field(default_factory=threading.RLock)
     connect_lock: threading.RLock = field(default_factory=threading.RLock)
@@ -176,6 +183,29 @@ class Database:
     def _replaced(self) -> None:
         """Call after the transaction in which finished results gave way or were deleted."""
         self._state.edition = next(_editions)
+        self._state.kept = {}  # a new one: who is reading the old results keeps them where nobody looks
+
+    def _saved(self) -> None:
+        """Call after the transaction in which a run or a sweep was stored."""
+        self._state.n_saved += 1
+
+    def _kept(self, key: Hashable, read: Callable[[], Found]) -> Found:
+        """What `read` finds, read once: for what stays as it is until a finished result is deleted or gives way.
+
+        All who ask get the same object, so nobody may write to it. None is not kept.
+        """
+        self._connection()  # a closed store says so
+        kept = self._state.kept
+        found: Found | None = kept.get(key)
+        if found is not None:
+            return found
+        read_now = read()
+        if read_now is not None:
+            with self._state.kept_lock:
+                kept[key] = read_now
+                while len(kept) > KEPT:
+                    del kept[next(iter(kept))]  # the one that came first
+        return read_now
 
     def _rows(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -275,6 +305,7 @@ class Database:
             )
 
     def _disconnect(self) -> None:
+        self._replaced()  # what is opened next may be another file
         with self._state.connect_lock:
             connection, self._state.connection = self._state.connection, None
         if connection is not None:

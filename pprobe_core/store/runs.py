@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
 from typing import Any
@@ -90,6 +90,7 @@ class Runs(Sweeps):
                 cursor.execute("delete from job_blocks where job_id = $job", {"job": job_id})
         if gives_way:
             self._replaced()
+        self._saved()
         return result.run_id
 
     def _insert_run(self, cursor: duckdb.DuckDBPyConnection, result: ProbeResult) -> None:
@@ -137,20 +138,26 @@ class Runs(Sweeps):
 
     def has_run(self, run_id: str) -> bool:
         """Whether there is a run of this id."""
-        return bool(self._rows("select 1 from runs where run_id = $run", run=run_id))
+        found = self._kept(
+            ("has run", run_id), lambda: self._rows("select 1 from runs where run_id = $run", run=run_id) or None
+        )
+        return found is not None
 
     def runs_like(self, model: str, circuit: str, prompts: str, coupling: str) -> list[Run]:
         """The runs of one model, circuit, prompt set and coupling, newest first."""
-        rows = self._rows(
-            """
-            select run_id from runs
-            where model = $model and circuit = $circuit and prompts = $prompts and coupling = $coupling
-            order by created_at desc, run_id
-            """,
-            model=model,
-            circuit=circuit,
-            prompts=prompts,
-            coupling=coupling,
+        rows = self._kept(
+            ("runs like", model, circuit, prompts, coupling, self._state.n_saved),
+            lambda: self._rows(
+                """
+                select run_id from runs
+                where model = $model and circuit = $circuit and prompts = $prompts and coupling = $coupling
+                order by created_at desc, run_id
+                """,
+                model=model,
+                circuit=circuit,
+                prompts=prompts,
+                coupling=coupling,
+            ),
         )
         return [self.run(str(run_id)) for (run_id,) in rows]
 
@@ -192,7 +199,13 @@ class Runs(Sweeps):
         return {str(run_id): (low, high) for run_id, low, high in rows}
 
     def run(self, run_id: str) -> Run:
-        """One run. Raises BadRequest when there is none of this id."""
+        """One run, which all who ask share: nobody writes to its dicts. Raises BadRequest when there is none."""
+        run = self._kept(("run", run_id), lambda: self._read_run(run_id))
+        stage = self.run_stage(run_id)
+        return run if stage is None else replace(run, stage=stage)
+
+    def _read_run(self, run_id: str) -> Run:
+        """A run with the stage that its two passes reached."""
         rows = self._rows(
             """
             select request_key, created_at, request, summary, environment, recorded is not null
@@ -205,15 +218,16 @@ class Runs(Sweeps):
                 f"There is no run {run_id!r} in {self._state.name}. The Runs page or `python -m pprobe_core runs list` "
                 "shows the runs there are."
             )
-        key, created_at, request, summary, environment, recorded = rows[0]
+        key, created_at, request, told, environment, recorded = rows[0]
+        summary = json.loads(told)
         return Run(
             run_id=run_id,
             request_key=key,
             created_at=pd.Timestamp(created_at).tz_localize("UTC").to_pydatetime(),
             request=ProbeRequest.from_json(json.loads(request)),
-            summary=json.loads(summary),
+            summary=summary,
             environment=json.loads(environment),
-            stage=self.run_stage(run_id) or str((json.loads(summary).get("verdict") or {}).get("stage") or "observed"),
+            stage=str((summary.get("verdict") or {}).get("stage") or "observed"),
             recorded=recorded,
         )
 

@@ -198,6 +198,7 @@ class Sweeps(Database):
                 )
         if measured_as not in (None, sweep_id):
             self._replaced()
+        self._saved()
 
     def delete_sweep(self, sweep_id: str) -> bool:
         """Delete a sweep, finished or not, with everything of it; False when there is no finished one."""
@@ -212,8 +213,18 @@ class Sweeps(Database):
 
     def has_sweep(self, sweep_id: str, *, here: bool = False) -> bool:
         """Whether a finished sweep of this id is there; with `here` only one computed here counts."""
-        where = "sweep_id = $s and (recorded is null or not $here)"
-        return bool(self._rows(f"select 1 from sweeps where {where}", s=sweep_id, here=here))  # noqa: S608
+        found = self._kept(
+            ("has sweep", sweep_id, here),
+            lambda: (
+                self._rows(
+                    "select 1 from sweeps where sweep_id = $s and (recorded is null or not $here)",
+                    s=sweep_id,
+                    here=here,
+                )
+                or None
+            ),
+        )
+        return found is not None
 
     def sweeps(self, run_id: str | None = None) -> pd.DataFrame:
         """Finished sweeps, newest first: one row each, of one run or of all; `created_at` in UTC.
@@ -232,7 +243,10 @@ class Sweeps(Database):
         )
 
     def sweep(self, sweep_id: str) -> Sweep:
-        """One finished sweep. Raises BadRequest when there is none of this id."""
+        """One finished sweep, which all who ask share: nobody writes to its dicts. Raises BadRequest if unknown."""
+        return self._kept(("sweep", sweep_id), lambda: self._read_sweep(sweep_id))
+
+    def _read_sweep(self, sweep_id: str) -> Sweep:
         rows = self._rows(
             "select run_id, created_at, request, summary, recorded is not null from sweeps where sweep_id = $sweep",
             sweep=sweep_id,
@@ -253,7 +267,10 @@ class Sweeps(Database):
 
     def run_stage(self, run_id: str) -> str | None:
         """The stage that a run's sweeps raised it to; None when none of them did."""
-        rows = self._rows("select kind, stage from sweeps where run_id = $run", run=run_id)
+        rows = self._kept(
+            ("stages", run_id, self._state.n_saved),
+            lambda: self._rows("select kind, stage from sweeps where run_id = $run", run=run_id),
+        )
         reached = [STAGES.index(stage) for kind, stage in rows if kind in STAGE_KINDS and stage in STAGES]
         return STAGES[max(reached)] if reached else None
 
