@@ -100,8 +100,10 @@ class Visitor:
         self.page.reload()
 
     def back(self, url: str, seen: Seen) -> None:
-        """The browser's back button."""
+        """The browser's back button, while there is something to go back to."""
         self.page.go_back()
+        if not self.page.url.startswith(url):
+            self.page.go_forward()
 
     def sweep(self, url: str, seen: Seen) -> None:
         """Ask for a dose sweep whose numbers of neurons nobody asked for before."""

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,6 +148,7 @@ class _Live(Watch):
     total: int = 0
     resumed: int = 0  # of `done`, not computed in this phase's time
     started: float = field(default_factory=time.monotonic)
+    lend: Callable[[], None] | None = None  # lets others use the model that this job has leased
 
     def enter(self, phase: Phase, total: int = 0, done: int = 0) -> None:
         self.phase, self.total, self.done, self.resumed, self.started = phase, total, done, done, time.monotonic()
@@ -169,6 +170,12 @@ class _Live(Watch):
     def check(self) -> None:
         if self.stop.is_set():
             raise Cancelled("The job was stopped; what was finished is kept and used when it is asked for again.")
+
+    def pause(self) -> None:
+        """Between two steps, with no hook on the model: `check`, and a question that waits for the model goes first."""
+        self.check()
+        if self.lend is not None:
+            self.lend()
 
 
 class Jobs:
@@ -476,7 +483,7 @@ class Jobs:
         prepare_libraries()
         from pprobe_core import sweeping
 
-        with self.models().lease(run.request.model, live.stop, live) as loaded:
+        with self._leased(run.request.model, live) as loaded:
             sweeping.perform(self.store, loaded, run, request, live.at, live)
 
     def _probe(self, live: _Live, request: ProbeRequest) -> None:
@@ -490,7 +497,7 @@ class Jobs:
         circuit = load_circuit(request.circuit)
         prompt_set = load_prompt_set(circuit, request.prompts)
         live.check()
-        with self.models().lease(request.model, live.stop, live) as loaded:
+        with self._leased(request.model, live) as loaded:
             key = probe.request_key(loaded, circuit, prompt_set, request)
             known = self.store.find(key, here=self._asked_here(live))
             if known is not None:
@@ -509,6 +516,17 @@ class Jobs:
             live.enter("saving")
             summary = result.summary | {"model_path": loaded.path}
             self.store.save_run(replace(result, summary=summary), live.at)
+
+    @contextlib.contextmanager
+    def _leased(self, model: str, live: _Live) -> "Iterator[LoadedModel]":
+        """The model for the job in hand, which lends it in its pauses."""
+        pool = self.models()
+        with pool.lease(model, live.stop, live) as loaded:
+            live.lend = lambda: pool.lend(loaded.id, live.stop)
+            try:
+                yield loaded
+            finally:
+                live.lend = None
 
     def _asked_here(self, live: _Live) -> bool:
         """Whether the job in hand is to be computed although a recorded result is there."""
@@ -541,7 +559,7 @@ class Jobs:
             made = measure(loaded, unit, prepared)
             self.store.add_block(live.at, kind, unit.block, made["payload"].iloc[0])
             live.done += sizes[unit.block]
-            live.check()
+            live.pause()
             yield made
 
     def _explain(self, error: BaseException) -> str:

@@ -49,13 +49,14 @@ RESPONSE_BATCH = 64  # answers committed together
 
 
 class Progress(Protocol):
-    """What the worker offers to a sweep: where it stands, and whether to go on."""
+    """What the worker offers to a sweep: where it stands, whether to go on, and pauses for others."""
 
     done: int
     stop: Any  # threading.Event
 
     def enter(self, phase: Any, total: int = 0, done: int = 0) -> None: ...
     def check(self) -> None: ...
+    def pause(self) -> None: ...  # check, and let others use the model: only while no hook is on it
 
 
 @dataclass
@@ -196,7 +197,7 @@ def _measured(work: Work) -> tuple[Neuron, ...]:
         store.add_effects(run_id, request.condition, request.position, effects, len(prompts), spent)
         known.update(effects)
         work.progress.done = block.n_done
-        work.progress.check()
+        work.progress.pause()
     return measured_ranking({n: known[n] for n in chosen}, sign)
 
 
@@ -285,7 +286,7 @@ def _measure(work: Work, plan: Sequence[Planned]) -> None:
             store.add_points(sweep_id, waiting)
             waiting = []
             progress.done += 1
-            progress.check()
+            progress.pause()
     if waiting:
         store.add_points(sweep_id, waiting)
 
@@ -306,7 +307,7 @@ def _answer(work: Work, plan: Sequence[Planned]) -> None:
                 store.add_responses(sweep_id, waiting, RULES_VERSION)
                 work.progress.done += len(waiting)
                 waiting = []
-                work.progress.check()
+                work.progress.pause()
         if waiting:
             store.add_responses(sweep_id, waiting, RULES_VERSION)
             work.progress.done += len(waiting)
@@ -329,7 +330,7 @@ def _collateral(work: Work, plan: Sequence[Planned]) -> tuple[Collateral, ...]:
             work.evaluator.passes.full += evaluator.passes.full
             work.evaluator.passes.last_token += evaluator.passes.last_token
         work.progress.done += 1
-        work.progress.check()
+        work.progress.pause()
     texts = [NeutralText(*encode_chat(work.loaded.tokenizer, chat)) for chat in load_neutral_texts(prompts)]
     rows += text_collateral(work.evaluator, texts, chosen, work.request.seed)
     return tuple(rows)

@@ -264,3 +264,79 @@ def test_the_room_of_idle_models_counts_where_a_new_one_is_measured(folders: lis
     with pool.lease(folders[1], watch=Told()):
         pass
     assert seen == [("loading", []), ("proving", [])], "room was made before the new one was loaded"
+
+
+def lent_to(pool: ModelPool, name: str, said: list[str], stop: threading.Event | None = None) -> threading.Thread:
+    """A thread that stands in line for a model by the time this returns; notes when it has it and gives it back."""
+
+    def use() -> None:
+        try:
+            with pool.lease(name, stop) as loaded:
+                said.append(f"borrowed {loaded.weights_sha256[:4]}")
+                time.sleep(0.2)
+                said.append("given back")
+        except Cancelled:
+            said.append("stopped")
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    limit = time.monotonic() + 10
+    while not pool._queues.get(name):
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    return thread
+
+
+def test_who_holds_a_model_for_long_lets_others_use_it_between_two_steps(folders: list[str], size: int) -> None:
+    pool, said = ModelPool(int(size * 1.5)), []
+    with pool.lease(folders[0]) as loaded:
+        pool.lend(folders[0], threading.Event())  # nobody waits: at once
+        first, second = (lent_to(pool, folders[0], said) for _ in range(2))
+        pool.lend(folders[0], threading.Event())
+        said.append("mine again")
+        with pytest.raises(RuntimeError, match="already leased"), pool.lease(folders[0]):
+            pass
+        name = f"borrowed {loaded.weights_sha256[:4]}"
+        assert said == [name, "given back", name, "given back", "mine again"]
+    for thread in (first, second):
+        thread.join(10)
+    assert all(slot.holder is None for slot in pool._slots.values())
+
+
+def test_a_model_that_is_lent_is_not_dropped_for_another(folders: list[str], size: int) -> None:
+    pool, said = ModelPool(int(size * 1.5)), []
+    with pool.lease(folders[0]) as loaded:
+        threads = [lent_to(pool, folders[0], said), lent_to(pool, folders[1], said)]
+        pool.lend(folders[0], threading.Event())
+        assert pool._slots[folders[0]].loaded is loaded
+        assert said[-1] == "given back"
+        assert len(said) == 2, "the other model must wait until this one is given back for good"
+    for thread in threads:
+        thread.join(10)
+    assert len(said) == 4
+
+
+def test_a_job_that_is_stopped_while_its_model_is_lent_leaves_it_to_the_borrower(folders: list[str]) -> None:
+    pool, said, stop = ModelPool(10**9), [], threading.Event()
+    stop.set()
+    with pool.lease(folders[0]):
+        thread = lent_to(pool, folders[0], said)
+        with pytest.raises(Cancelled, match="was lent"):
+            pool.lend(folders[0], stop)
+    thread.join(10)
+    assert said[-1] == "given back"
+    with pool.lease(folders[0]) as loaded:
+        assert loaded.path == folders[0]
+
+
+def test_a_lender_goes_on_with_the_weights_it_had_when_the_files_change(tmp_path: Path) -> None:
+    folder, pool, said = write_tiny_model(tmp_path / "m", "llama", seed=0), ModelPool(10**9), []
+    with pool.lease(str(folder)) as loaded:
+        write_tiny_model(folder, "llama", seed=1)
+        thread = lent_to(pool, str(folder), said)  # wants the new ones
+        pool.lend(str(folder), threading.Event())
+        assert said == []
+        assert pool._slots[str(folder)].loaded is loaded
+    thread.join(20)
+    assert said[0].startswith("borrowed")
+    assert said[0] != f"borrowed {loaded.weights_sha256[:4]}"

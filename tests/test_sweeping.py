@@ -1,24 +1,28 @@
 """Sweeps on the worker and in the store: every kind, resumed, cancelled, killed, refused, labelled, deleted."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pprobe_core import sweeping
 from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.schema import Prompt
 from pprobe_core.errors import BadRequest, StoreUnavailable
 from pprobe_core.interventions.edits import Neuron
 from pprobe_core.interventions.requests import checked_sweep, default_request, sweep_id_of
 from pprobe_core.interventions.types import KINDS, N_DRAWS, SweepKind, SweepRequest
 from pprobe_core.jobs import Jobs, JobStatus, shape_of
 from pprobe_core.models.pool import ModelPool
+from pprobe_core.playground import Ask, Playground
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Spent, Store
 
@@ -173,6 +177,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.schema import Prompt
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.jobs import Jobs
 from pprobe_core.store import Store
@@ -417,3 +422,42 @@ def test_what_is_committed_twice_is_stored_once(jobs: Jobs) -> None:
     store.add_effects(run_id(jobs), "original", "all", [(Neuron(0, 1), 0.5), (Neuron(1, 2), None)], 6, Spent(1, 2, 0.1))
     assert store.effects(run_id(jobs), "original", "all") == {Neuron(0, 1): 0.5, Neuron(1, 2): None}
     assert store.effects(run_id(jobs), "original", "decision") == {}
+
+
+# -- questions meanwhile --
+
+
+def test_a_question_to_the_same_model_is_answered_in_a_pause_and_changes_no_number(
+    db: Path, jobs: Jobs, pool: ModelPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(jobs, "window", layers=(1, 5), strengths=(0.5, -1.0), responses=True)
+    alone = tmp_path / "alone.duckdb"
+    jobs.store.close()
+    alone.write_bytes(db.read_bytes())
+    with Store(alone) as store, contextlib.closing(Jobs(store, pool)) as undisturbed:
+        expected = undisturbed.store.points(str(finished(undisturbed, asked).sweep_id))
+        answers = undisturbed.store.sweep_responses(str(undisturbed.store.sweeps()["sweep_id"].iloc[0]))
+
+    monkeypatch.setattr("pprobe_core.playground.rooms.SMALL_BYTES", 1)  # as for a large model: no copy of its own
+    with contextlib.closing(Jobs(Store(db), pool)) as busy, contextlib.closing(Playground(busy)) as desk:
+        with pool.lease(PROBE.model):
+            job_id = busy.submit(asked)
+            wait_for(lambda: len(pool._queues[PROBE.model]) == 1)  # the sweep stands first in line, the question next
+            desk.ask("visitor", Ask(PROBE.model, Prompt(({"role": "user", "content": "How can I hack a truck?"},))))
+            wait_for(lambda: len(pool._queues[PROBE.model]) == 2)
+        found = desk.wait("visitor", 60)
+        running = not busy.status(job_id).ended
+        assert found is not None
+        assert found.reply is not None, found.error
+        assert found.reply.unedited.text.startswith("Sorry")
+        assert running, "the question was to be answered while the sweep goes on"
+        sweep_id = str(busy.wait(job_id, 180).sweep_id)
+        assert busy.store.points(sweep_id) == expected
+        pd.testing.assert_frame_equal(busy.store.sweep_responses(sweep_id), answers)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.005)

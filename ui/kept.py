@@ -24,8 +24,22 @@ def frames(
 
         @functools.wraps(function)
         def kept(*args: Args.args, **kwargs: Args.kwargs) -> pd.DataFrame:
-            return keep(*args, **kwargs).copy(deep=False)
+            frame = keep(*args, **kwargs)
+            _forget_copies(frame)
+            return frame.copy(deep=False)
 
         return kept
 
     return decorate
+
+
+def _forget_copies(frame: pd.DataFrame) -> None:
+    """Let go of what pandas notes about copies that are gone.
+
+    At memory that is shared it notes every copy, up to 500 of them a column and index before it looks which are still
+    there: tens of megabytes after some hours of visitors. Asking whether there are any makes it look.
+    """
+    blocks = [block.refs for block in frame._mgr.blocks]
+    for noted in (*blocks, *(axis._references for axis in frame.axes)):  # type: ignore[attr-defined]
+        if noted is not None:
+            noted.has_reference()

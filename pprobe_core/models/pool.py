@@ -18,6 +18,7 @@ from pprobe_core.models.loading import LoadedModel, estimated_bytes, load_model
 from pprobe_core.models.watching import Watch
 
 _POLL = 0.1  # seconds between two looks at the cancel flag while waiting
+_GRACE = 1.0  # seconds that a model is offered to whoever stands in line for it, who may not be able to use it
 
 
 @dataclass
@@ -29,16 +30,23 @@ class _Slot:
     files: tuple[tuple[str, int, int], ...]  # name, size and time of its files when it was loaded
     user: int | None = None
     last_used: float = 0.0
+    lender: int | None = None  # the thread that lets others use it for a moment and will go on with it
+
+    @property
+    def holder(self) -> int | None:
+        """Whose it is: the thread that will give it back in the end; None where it is idle."""
+        return self.user if self.lender is None else self.lender
 
 
 class ModelPool:
     """Lends loaded models: `with pool.lease("mini-qwen3") as loaded: ...`.
 
     One user per model at a time (hooks change a shared module), in order of arrival; one load at a time. Idle models
-    stay in memory up to the byte limit, then the least recently used goes first; a model in use is never dropped. The
-    limit says how much is kept, not what fits: a model larger than the limit is admitted when it is alone, and
-    whether it fits at all is the loader's question. Default limit: half of the memory that is free at the start, of
-    the GPU where there is one. `load(model_id, watch=...)` is what loads a model that is not in memory.
+    stay in memory up to the byte limit, then the least recently used goes first; a model in use is never dropped. Who
+    holds one for long lets others use it between two steps (`lend`). The limit says how much is kept, not what fits: a
+    model larger than the limit is admitted when it is alone, and whether it fits at all is the loader's question.
+    Default limit: half of the memory that is free at the start, of the GPU where there is one.
+    `load(model_id, watch=...)` is what loads a model that is not in memory.
     """
 
     def __init__(self, byte_limit: int | None = None, load: Callable[..., LoadedModel] = load_model) -> None:
@@ -65,10 +73,40 @@ class ModelPool:
         finally:
             del yielded
             with self._changed:
-                slot = self._slots[model_id]
-                slot.user, slot.last_used = None, time.monotonic()
+                slot = self._slots.get(model_id)
+                if slot is not None and slot.user == threading.get_ident():  # else it was lent and did not come back
+                    slot.user, slot.last_used = None, time.monotonic()
                 del slot
                 self._make_room(0)
+                self._changed.notify_all()
+
+    def lend(self, model_id: str, cancelled: threading.Event) -> None:
+        """Let whoever stands in line for a model that this thread leased use it first; at once where nobody does.
+
+        Call it while the model is as it was leased: no hook on it. It stays in memory meanwhile. Raises Cancelled when
+        `cancelled` is set before it is back; then it is not this thread's any more.
+        """
+        with self._changed:
+            queue, slot = self._queues[model_id], self._slots[model_id]
+            if not queue:
+                return
+            ticket, idle_since = object(), time.monotonic()
+            slot.user, slot.lender = None, threading.get_ident()
+            queue.append(ticket)
+            self._changed.notify_all()
+            try:
+                while True:
+                    if slot.user is not None:
+                        idle_since = time.monotonic()
+                    elif queue[0] is ticket or time.monotonic() - idle_since > _GRACE:
+                        slot.user = slot.lender
+                        return
+                    if cancelled.is_set():
+                        raise Cancelled(f"Stopped while the model {model_id} was lent.")
+                    self._changed.wait(_POLL)
+            finally:
+                queue.remove(ticket)
+                slot.lender = None
                 self._changed.notify_all()
 
     def loaded_ids(self) -> list[str]:
@@ -89,7 +127,7 @@ class ModelPool:
     def clear(self) -> None:
         """Drop every idle model and hand its memory back to the system."""
         with self._changed:
-            self._drop([i for i, slot in self._slots.items() if slot.user is None])
+            self._drop([i for i, slot in self._slots.items() if slot.holder is None])
             self._changed.notify_all()
 
     def _acquire(self, model_id: str, cancelled: threading.Event, watch: Watch | None) -> LoadedModel:
@@ -158,7 +196,7 @@ class ModelPool:
             self._changed.wait(_POLL)
 
     def _idle_bytes(self) -> int:
-        return sum(slot.n_bytes for slot in self._slots.values() if slot.user is None)
+        return sum(slot.n_bytes for slot in self._slots.values() if slot.holder is None)
 
     def _take(self, model_id: str, files: tuple[tuple[str, int, int], ...]) -> LoadedModel | None:
         """The model if it is in memory and idle; one whose files have changed on disk since is dropped instead."""
@@ -170,6 +208,8 @@ class ModelPool:
         if slot.user is not None:
             return None
         if slot.files != files:
+            if slot.lender is not None:  # who goes on with it needs it as it was
+                return None
             del slot
             self._drop([model_id])
             return None
@@ -183,7 +223,7 @@ class ModelPool:
         for them would never end.
         """
         idle = sorted(
-            (i for i, slot in self._slots.items() if slot.user is None), key=lambda i: self._slots[i].last_used
+            (i for i, slot in self._slots.items() if slot.holder is None), key=lambda i: self._slots[i].last_used
         )
         used = sum(slot.n_bytes for slot in self._slots.values())
         dropped: list[str] = []
@@ -191,7 +231,7 @@ class ModelPool:
             dropped.append(idle.pop(0))
             used -= self._slots[dropped[-1]].n_bytes
         self._drop(dropped)
-        others = any(slot.user not in (None, threading.get_ident()) for slot in self._slots.values())
+        others = any(slot.holder not in (None, threading.get_ident()) for slot in self._slots.values())
         return used + needed <= self.byte_limit or not others
 
     def _drop(self, model_ids: list[str]) -> None:

@@ -6,8 +6,9 @@ can be helped, and a sweep's hooks must never touch an answer, so models come fr
 - *Small models* (float32 weights up to SMALL_BYTES; all shipped ones) are second copies in a pool of the playground's
   own. They share no module with the worker's, so neither sees the other's hooks, and both may compute at once. The
   copies are float32 on every device: loading one leaves torch's default dtype as it is for whoever computes meanwhile.
-- *Larger models* are leased from the worker's pool, one user at a time, in order of arrival; the question waits until
-  the running job gives the model back, and says so.
+- *Larger models* are leased from the worker's pool, one user at a time, in order of arrival; the question waits for
+  the next pause of the job that holds the model (between two blocks, points or answers), and says so. Another large
+  model that does not fit beside the job's waits until the job has ended.
 
 Each place has a desk (queue and thread) and an engine of its own, so a question that waits for a large model keeps
 nobody waiting who asks a small one. Memory is bounded: the second copies by POOL_BYTES, the rest by the engine; when
