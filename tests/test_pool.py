@@ -139,9 +139,15 @@ def test_one_thread_may_hold_two_models_even_over_the_limit(folders: list[str], 
 
 
 def test_leasing_the_same_model_twice_in_one_thread_is_an_error_not_a_deadlock(folders: list[str]) -> None:
-    pool = ModelPool(10**9)
-    with pool.lease(folders[0]), pytest.raises(RuntimeError, match="already leased"), pool.lease(folders[0]):
-        pass
+    pool, said = ModelPool(10**9), []
+    with pool.lease(folders[0]):
+        with pytest.raises(RuntimeError, match="already leased"), pool.lease(folders[0]):
+            pass
+        thread = lent_to(pool, folders[0], said)  # also while another stands in line before it
+        with pytest.raises(RuntimeError, match="already leased"), pool.lease(folders[0]):
+            pass
+    thread.join(10)
+    assert said[-1] == "given back"
 
 
 def test_waiting_for_a_model_can_be_cancelled(folders: list[str]) -> None:
@@ -278,10 +284,10 @@ def lent_to(pool: ModelPool, name: str, said: list[str], stop: threading.Event |
         except Cancelled:
             said.append("stopped")
 
-    thread = threading.Thread(target=use)
+    thread, before = threading.Thread(target=use), len(pool._queues.get(name, ()))
     thread.start()
     limit = time.monotonic() + 10
-    while not pool._queues.get(name):
+    while len(pool._queues.get(name, ())) == before:
         assert time.monotonic() < limit
         time.sleep(0.005)
     return thread
@@ -294,8 +300,6 @@ def test_who_holds_a_model_for_long_lets_others_use_it_between_two_steps(folders
         first, second = (lent_to(pool, folders[0], said) for _ in range(2))
         pool.lend(folders[0], threading.Event())
         said.append("mine again")
-        with pytest.raises(RuntimeError, match="already leased"), pool.lease(folders[0]):
-            pass
         name = f"borrowed {loaded.weights_sha256[:4]}"
         assert said == [name, "given back", name, "given back", "mine again"]
     for thread in (first, second):

@@ -135,6 +135,10 @@ class ModelPool:
         files, ticket = _file_times(model_id), object()
         needed: int | None = None  # bytes, looked up only when the model has to be loaded: it may take the network
         with self._changed:
+            slot = self._slots.get(model_id)
+            if slot is not None and slot.user == threading.get_ident():
+                raise RuntimeError(f"{model_id} is already leased by this thread; use that lease.")
+            del slot
             queue = self._queues.setdefault(model_id, deque())
             queue.append(ticket)
         try:
@@ -203,8 +207,6 @@ class ModelPool:
         slot = self._slots.get(model_id)
         if slot is None:
             return None
-        if slot.user == threading.get_ident():
-            raise RuntimeError(f"{model_id} is already leased by this thread; use that lease.")
         if slot.user is not None:
             return None
         if slot.files != files:

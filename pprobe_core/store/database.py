@@ -25,7 +25,7 @@ CONFIG: dict[str, str | int | float | list[str]] = {"memory_limit": "1GB", "thre
 NO_SPACE = ("no space left", "file too large", "disk quota", "not enough space")
 NO_PERMISSION = ("permission denied", "read-only", "access is denied", "operation not permitted")
 DAMAGE = ("corrupt", "checksum", "could not read enough bytes", "replaying wal", "deserializ")
-KEPT = 1_000  # finished runs and sweeps that stay in memory once they were read: about 50 kB each
+KEPT = 600  # what was read of finished runs and sweeps and stays in memory: up to some 50 kB each
 OTHER_FILE = "or work in another file (--db FILE on the command line, PPROBE_DB for the dashboard)"
 
 
@@ -195,16 +195,18 @@ class Database:
         All who ask get the same object, so nobody may write to it. None is not kept.
         """
         self._connection()  # a closed store says so
-        kept = self._state.kept
-        found: Found | None = kept.get(key)
-        if found is not None:
-            return found
+        kept, lock = self._state.kept, self._state.kept_lock
+        with lock:
+            found: Found | None = kept.pop(key, None)
+            if found is not None:
+                kept[key] = found  # the last one now: what was not asked for the longest goes first
+                return found
         read_now = read()
         if read_now is not None:
-            with self._state.kept_lock:
+            with lock:
                 kept[key] = read_now
                 while len(kept) > KEPT:
-                    del kept[next(iter(kept))]  # the one that came first
+                    del kept[next(iter(kept))]
         return read_now
 
     def _rows(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
