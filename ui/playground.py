@@ -348,7 +348,7 @@ def place_in_words(standing: Standing) -> str:
     if standing.waits_for_model:
         busy = [job for job in backend.jobs().list() if job.state == "running"]
         job = f" with “{job_panel.job_title(busy[0].request)}”" if busy else ""
-        return f"The model is busy{job}. Your question is next, place 1: at its next pause."
+        return f"The model is busy{job}. Your question is next, place 1: when that pauses or ends."
     if standing.state == "waiting" and standing.ahead:
         return f"{standing.ahead} before you"
     return standing.note or "Computing"

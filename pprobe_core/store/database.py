@@ -209,6 +209,10 @@ class Database:
                     del kept[next(iter(kept))]
         return read_now
 
+    def _is_there(self, sql: str, **params: Any) -> bool:
+        """Whether a query for a finished result finds it; once it does, it is not asked again."""
+        return self._kept((sql, *params.values()), lambda: self._rows(sql, **params) or None) is not None
+
     def _rows(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         with self._cursor() as cursor:
@@ -307,9 +311,9 @@ class Database:
             )
 
     def _disconnect(self) -> None:
-        self._replaced()  # what is opened next may be another file
         with self._state.connect_lock:
             connection, self._state.connection = self._state.connection, None
+        self._replaced()  # what is opened next may be another file
         if connection is not None:
             with suppress(duckdb.Error):  # what was committed is in the write-ahead log and is read at the next start
                 connection.close()

@@ -138,10 +138,7 @@ class Runs(Sweeps):
 
     def has_run(self, run_id: str) -> bool:
         """Whether there is a run of this id."""
-        found = self._kept(
-            ("has run", run_id), lambda: self._rows("select 1 from runs where run_id = $run", run=run_id) or None
-        )
-        return found is not None
+        return self._is_there("select 1 from runs where run_id = $run", run=run_id)
 
     def runs_like(self, model: str, circuit: str, prompts: str, coupling: str) -> list[Run]:
         """The runs of one model, circuit, prompt set and coupling, newest first."""

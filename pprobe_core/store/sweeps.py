@@ -213,18 +213,8 @@ class Sweeps(Database):
 
     def has_sweep(self, sweep_id: str, *, here: bool = False) -> bool:
         """Whether a finished sweep of this id is there; with `here` only one computed here counts."""
-        found = self._kept(
-            ("has sweep", sweep_id, here),
-            lambda: (
-                self._rows(
-                    "select 1 from sweeps where sweep_id = $s and (recorded is null or not $here)",
-                    s=sweep_id,
-                    here=here,
-                )
-                or None
-            ),
-        )
-        return found is not None
+        found = "select 1 from sweeps where sweep_id = $s and (recorded is null or not $here)"
+        return self._is_there(found, s=sweep_id, here=here)
 
     def sweeps(self, run_id: str | None = None) -> pd.DataFrame:
         """Finished sweeps, newest first: one row each, of one run or of all; `created_at` in UTC.
