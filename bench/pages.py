@@ -45,7 +45,7 @@ ALL_DRAWN = """() => {
     const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
     return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
 }"""
-FROM_CLICK = """element => new Promise(resolve => {
+FROM_CLICK = """element => window.timed = new Promise(resolve => {
     const app = document.querySelector('[data-testid="stApp"]'), started = performance.now();
     const allDrawn = ALL_DRAWN;
     let ran = false;

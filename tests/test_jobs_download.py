@@ -88,4 +88,7 @@ def test_a_network_that_is_gone_fails_the_job_with_its_sentence(
 def test_idle_models_count_as_room(server: Hub, jobs: Jobs, request_: ProbeRequest) -> None:
     assert jobs.reclaimable() == 0
     assert jobs.wait(jobs.submit(request_), 120).state == "done"
-    assert jobs.reclaimable() >= 4 * 42000
+    limit = time.monotonic() + 10
+    while jobs.reclaimable() < 4 * 42000:  # the run is stored a moment before the worker lets go of its model
+        assert time.monotonic() < limit
+        time.sleep(0.01)

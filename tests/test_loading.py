@@ -280,11 +280,18 @@ def test_shards_that_the_index_names_but_are_not_there(folder: Path) -> None:
     assert f"1 of {len(files)} weight files are missing ({files[1].name})" in message
 
 
-def test_an_index_that_points_outside_the_folder_reads_nothing_there(folder: Path, tmp_path: Path) -> None:
-    shutil.move(folder / "model.safetensors", tmp_path / "model.safetensors")
-    index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": "../model.safetensors"}}
+@pytest.mark.parametrize("name", ["../part.safetensors", "{outside}/part.safetensors", "sub/part.safetensors", "..", 7])
+def test_an_index_that_points_outside_the_folder_reads_nothing_there(
+    folder: Path, tmp_path: Path, name: str | int
+) -> None:
+    shutil.move(folder / "model.safetensors", tmp_path / "part.safetensors")
+    shutil.copy(tmp_path / "part.safetensors", folder)  # of the same name, where only the last part is looked at
+    name = name.format(outside=tmp_path) if isinstance(name, str) else name
+    index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}
     (folder / checkpoint.INDEX).write_text(json.dumps(index))
-    assert "missing" in refusal(folder)
+    message = refusal(folder)
+    assert "names a file that is not in its folder" in message
+    assert str(name)[:80] in message
 
 
 def test_nan_weights_are_named(folder: Path) -> None:
@@ -328,6 +335,14 @@ def test_a_damaged_tokeniser(folder: Path) -> None:
     message = refusal(folder)
     assert "tokeniser" in message
     assert "cannot be read" in message
+
+
+def test_a_tokeniser_that_its_library_stumbles_over_is_said_in_words(folder: Path) -> None:
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["model"] |= {"type": "BPE", "vocab": {"aa": 0, "bb": 1}, "merges": [["aa", "bb"]]}  # no token "aabb"
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    assert "tokeniser" in refusal(folder)
+    assert "cannot be read" in refusal(folder)
 
 
 def test_a_tokeniser_with_more_tokens_than_the_model(folder: Path) -> None:

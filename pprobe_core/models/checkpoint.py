@@ -67,7 +67,13 @@ def weight_files(folder: Path) -> list[Path]:
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not names:
             raise ModelUnavailable(f"{index} lists no weights. Download the model again.")
-        files = [folder / Path(str(n)).name for n in sorted(set(names.values()))]
+        elsewhere = sorted({str(n) for n in names.values() if not _is_plain(n)})
+        if elsewhere:  # transformers would open them, and other bytes would be hashed than those that are loaded
+            raise ModelUnavailable(
+                f"{index} names a file that is not in its folder ({elsewhere[0][:80]}). Weight files have to lie "
+                "beside it, by their plain names. Download the model again, from a place you trust."
+            )
+        files = [folder / n for n in sorted(set(names.values()))]
         missing = [f.name for f in files if not f.is_file()]
         if missing:
             raise ModelUnavailable(
@@ -87,6 +93,11 @@ def weight_files(folder: Path) -> list[Path]:
         f"{folder} has no weights: model.safetensors or {INDEX} is expected{seen}. "
         "Copy or download them into the folder."
     )
+
+
+def _is_plain(name: object) -> bool:
+    """Whether this names a file of the folder itself, under any system's rules: no separator, no drive, no dots."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def header(file: Path) -> Header:

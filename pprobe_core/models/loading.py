@@ -228,7 +228,9 @@ def _load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as e:  # any library may be behind it, each with errors of its own
+    except BaseException as e:  # any library may be behind it, each with errors of its own
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # tokenizers' own way to fail
+            raise
         raise ModelUnavailable(
             f"The tokeniser in {folder} cannot be read ({_one_line(e)}). Copy tokenizer.json and tokenizer_config.json "
             "of the same model into the folder."
