@@ -17,9 +17,9 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     from ui import backend, drawing
 
     drawing.quickly()
-    backend.open_workplace()
+    backend.open_dashboard()
     yield
-    backend.close_workplace()
+    backend.close_dashboard()
 
 
 app = st.App(ROOT / "ui" / "main.py", lifespan=lifespan)

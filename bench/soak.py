@@ -2,16 +2,17 @@
 
     python bench/soak.py [--json [FILE|-]] [--minutes 30] [--visitors 4] [--seed 0]
 
-Real Chromium windows, each a session of its own, on a server with a results file of its own. In an order drawn from the
-seed they open pages, reload, go back, tick options, and ask for dose sweeps that nobody asked for before. Looked for:
-an exception or an error card on any page; a traceback in the server's log; a sweep that was asked for and is not in the
-results file at the end; growth of the server's resident memory. Memory counts after a warm-up of a third of the time
-(five minutes at most): `growth` is the median of the last quarter over that of the first, in which the working memory
-of the sweeps that run at the time has its part; `floor_growth` compares the lowest tenths, which is what stays when
-none runs; `slope` is a straight line through all samples. Ends with 1 when something broke, was lost, or `growth` is
-more than a tenth.
+Real Chromium windows, each a session of its own, on a server with a results file of its own. All at once, each in an
+order drawn from the seed and with pauses in which a person reads, they open pages, reload, go back, tick options, and
+ask for dose sweeps that nobody asked for before. Looked for: an exception or an error card on any page; a traceback in
+the server's log; a sweep that was asked for and is not in the results file at the end; growth of the server's resident
+memory. Memory counts after a warm-up of a third of the time (five minutes at most): `growth` is the median of the last
+quarter over that of the first, in which the working memory of the sweeps that run at the time has its part;
+`floor_growth` compares the lowest tenths, which is what stays when none runs; `slope` is a straight line through all
+samples. Ends with 1 when something broke, was lost, or `growth` is more than a tenth.
 """
 
+import asyncio
 import contextlib
 import random
 import statistics
@@ -30,20 +31,21 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
-from playwright.sync_api import Error as BrowserError  # noqa: E402
+from playwright.async_api import Browser, Page, async_playwright  # noqa: E402
+from playwright.async_api import Error as BrowserError  # noqa: E402
 
 from bench import _report  # noqa: E402
 from bench.pages import IDLE  # noqa: E402
 from pprobe_core.interventions.types import SweepRequest  # noqa: E402
 from pprobe_core.store import Store  # noqa: E402
-from tests.browsing import Server, launch  # noqa: E402
+from tests.browsing import ARGUMENTS, Server, system_browser  # noqa: E402
 
 PAGES = [path.stem for path in sorted((ROOT / "pages").glob("*.py"))]
 CIRCUITS = ("safety_refusal", "language", "sycophancy", "factual_recall")
 SAMPLE_SECONDS = 2.0
 ALLOWED_GROWTH = 1.10
-BROKEN = ("Something unexpected happened", "The results file cannot be used")
+READING = (1.0, 7.0)  # seconds between two steps of a visitor
+ERROR_CARD = ".st-key-message"  # stands where a page cannot be shown, whatever the reason (shell.message_page)
 OPTIONS = ':is([data-testid="stBaseButton-segmented_control"], details summary):visible'
 CLICK = 8_000  # ms until a click is given up: what stood there may have been drawn anew
 
@@ -53,6 +55,7 @@ class Seen:
     """What the visitors met so far."""
 
     visits: Counter[str] = field(default_factory=Counter)
+    n_tried: int = 0  # sweeps that a visitor set out to ask for
     sweeps: list[tuple[int, ...]] = field(default_factory=list)  # the doses that were asked for
     errors: list[str] = field(default_factory=list)
     slow: Counter[str] = field(default_factory=Counter)  # steps given up: what was to be clicked was gone or too slow
@@ -67,81 +70,86 @@ class Visitor:
     chance: random.Random
     where: str = "start"
 
-    def step(self, url: str, seen: Seen) -> None:
+    async def step(self, url: str, seen: Seen) -> None:
         """One thing a visitor does, and a look at what came of it."""
         action = self.chance.choices(
-            [self.open, self.option, self.reload, self.back, self.sweep], weights=[10, 8, 2, 2, 3]
+            [self.open, self.option, self.reload, self.back, self.sweep], weights=[10, 8, 2, 2, 1]
         )[0]
         try:
-            action(url, seen)
-            self.page.wait_for_selector(IDLE)
-            self.look(seen)
+            await action(url, seen)
+            await self.page.wait_for_selector(IDLE)
+            await self.look(seen)
         except BrowserError as error:
             if "Timeout" not in str(error):
                 raise
             seen.slow[f"{action.__name__} on {self.where}"] += 1
 
-    def open(self, url: str, seen: Seen) -> None:
+    async def open(self, url: str, seen: Seen) -> None:
         """Another page, sometimes on another behaviour."""
         self.where = self.chance.choice(PAGES)
         query = f"?circuit={self.chance.choice(CIRCUITS)}" if self.chance.random() < 0.3 else ""
-        self.page.goto(f"{url}/{'' if self.where == 'start' else self.where}{query}")
+        await self.page.goto(f"{url}/{'' if self.where == 'start' else self.where}{query}")
         seen.visits[self.where] += 1
 
-    def option(self, url: str, seen: Seen) -> None:
+    async def option(self, url: str, seen: Seen) -> None:
         """A choice or a fold on the page, where there is one."""
         found = self.page.get_by_test_id("stMain").locator(OPTIONS)
-        if n := found.count():
-            found.nth(self.chance.randrange(n)).click(timeout=CLICK)
-            self.page.wait_for_timeout(300)
+        if n := await found.count():
+            await found.nth(self.chance.randrange(n)).click(timeout=CLICK)
+            await self.page.wait_for_timeout(300)
 
-    def reload(self, url: str, seen: Seen) -> None:
+    async def reload(self, url: str, seen: Seen) -> None:
         """The browser's reload button: a new session."""
-        self.page.reload()
+        await self.page.reload()
 
-    def back(self, url: str, seen: Seen) -> None:
+    async def back(self, url: str, seen: Seen) -> None:
         """The browser's back button, while there is something to go back to."""
-        self.page.go_back()
+        await self.page.go_back()
         if not self.page.url.startswith(url):
-            self.page.go_forward()
+            await self.page.go_forward()
 
-    def sweep(self, url: str, seen: Seen) -> None:
+    async def sweep(self, url: str, seen: Seen) -> None:
         """Ask for a dose sweep whose numbers of neurons nobody asked for before."""
         self.where = "dose"
-        self.page.goto(f"{url}/dose")
-        self.page.wait_for_selector(IDLE)
-        doses = (1 + len(seen.sweeps), 300 + self.chance.randrange(1_000))
-        self.page.get_by_test_id("stMain").locator("details summary:visible").filter(has_text="Advanced").first.click(
-            timeout=CLICK
-        )
+        await self.page.goto(f"{url}/dose")
+        await self.page.wait_for_selector(IDLE)
+        seen.n_tried += 1
+        doses = (seen.n_tried, 300 + self.chance.randrange(1_000))
+        folds = self.page.get_by_test_id("stMain").locator("details summary:visible")
+        await folds.filter(has_text="Advanced").first.click(timeout=CLICK)
         numbers = self.page.locator(".st-key-sweep_doses input:visible").last
-        numbers.fill(", ".join(map(str, doses)), timeout=CLICK)
-        numbers.press("Enter")
-        self.page.wait_for_timeout(300)
-        self.page.wait_for_selector(IDLE)
-        self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=CLICK)
-        self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
+        await numbers.fill(", ".join(map(str, doses)), timeout=CLICK)
+        await numbers.press("Enter")
+        await self.page.wait_for_timeout(300)
+        await self.page.wait_for_selector(IDLE)
+        await self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=CLICK)
+        await self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
         seen.sweeps.append(doses)
 
-    def look(self, seen: Seen) -> None:
-        """Whether the page shows an exception or the card for what nobody foresaw."""
-        if self.page.get_by_test_id("stException").count():
-            seen.errors.append(f"{self.where}: {self.page.get_by_test_id('stException').first.inner_text()[:300]}")
-        for words in BROKEN:
-            if self.page.get_by_text(words).count():
-                seen.errors.append(f"{self.where}: {self.page.locator('.st-key-message').first.inner_text()[:300]}")
+    async def look(self, seen: Seen) -> None:
+        """Whether the page shows an exception or an error card."""
+        for broken in (self.page.get_by_test_id("stException"), self.page.locator(ERROR_CARD)):
+            if await broken.count():
+                seen.errors.append(f"{self.where}: {(await broken.first.inner_text())[:300]}")
+
+    async def walk(self, url: str, seen: Seen, until: float) -> None:
+        """Steps with pauses between them until the clock says `until`, or far too much has gone wrong."""
+        await self.open(url, seen)
+        while time.monotonic() < until and len(seen.errors) <= 20:
+            await asyncio.sleep(self.chance.uniform(*READING))
+            await self.step(url, seen)
 
 
-def visitors_of(browser: Browser, n: int, seed: int) -> list[Visitor]:
+async def visitors_of(browser: Browser, n: int, seed: int) -> list[Visitor]:
     """Sessions of their own, in windows of different width, light and dark."""
     made = []
     for i in range(n):
-        context = browser.new_context(
+        context = await browser.new_context(
             viewport={"width": (1280, 1920, 1280, 420)[i % 4], "height": 900},
             color_scheme="dark" if i % 2 else "light",
             reduced_motion="reduce",
         )
-        page = context.new_page()
+        page = await context.new_page()
         page.set_default_timeout(60_000)
         made.append(Visitor(i, page, random.Random(f"{seed}/{i}")))
     return made
@@ -166,27 +174,21 @@ def sampled(server: int) -> Iterator[list[tuple[float, float]]]:
         thread.join()
 
 
-def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen, list[tuple[float, float]]]:
+async def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen, list[tuple[float, float]]]:
     """Let the visitors walk; what they saw, and (minute, resident MiB) of the server."""
     seen = Seen()
-    with sampled(server) as memory, sync_playwright() as playwright:
-        browser = launch(playwright)
-        if browser is None:
-            raise SystemExit("There is no Chromium or Chrome for the visitors.")
-        visitors = visitors_of(browser, n, seed)
-        started = time.monotonic()
-        for visitor in visitors:
-            visitor.open(url, seen)
-        while (now := time.monotonic()) - started < 60 * minutes:
-            for visitor in visitors:
-                visitor.step(url, seen)
-            if now - started > 20 and len(seen.errors) > 20:
-                break
-        idle = visitors[0].page
-        idle.goto(f"{url}/glossary")  # what was asked for is finished before the server is stopped
-        idle.get_by_text("Nothing is running").wait_for(timeout=1_800_000)
-        browser.close()
-    return seen, memory
+    with sampled(server) as memory:
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=system_browser(), args=ARGUMENTS)
+            visitors = await visitors_of(browser, n, seed)
+            until = time.monotonic() + 60 * minutes
+            await asyncio.gather(*(visitor.walk(url, seen, until) for visitor in visitors))
+            walked = len(memory)
+            idle = visitors[0].page
+            await idle.goto(f"{url}/glossary")  # what was asked for is finished before the server is stopped
+            await idle.get_by_text("Nothing is running").wait_for(timeout=1_800_000)
+            await browser.close()
+        return seen, memory[:walked]
 
 
 def growth_of(memory: list[tuple[float, float]], minutes: float) -> dict[str, float]:
@@ -204,6 +206,14 @@ def growth_of(memory: list[tuple[float, float]], minutes: float) -> dict[str, fl
         "max_mib": max(values),
         "samples": len(rows),
     }
+
+
+def by_minute(memory: list[tuple[float, float]]) -> list[float]:
+    """Median resident MiB of each minute from the start."""
+    minutes: dict[int, list[float]] = {}
+    for minute, mib in memory:
+        minutes.setdefault(int(minute), []).append(mib)
+    return [round(statistics.median(values), 1) for values in minutes.values()]
 
 
 def lost_of(db: Path, asked: list[tuple[int, ...]]) -> tuple[list[str], int]:
@@ -230,7 +240,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder) / "soak.duckdb"
         with Server(Path(folder), db) as server:
-            seen, memory = walk(server.url, server.process.pid, args.minutes, args.visitors, args.seed)
+            seen, memory = asyncio.run(walk(server.url, server.process.pid, args.minutes, args.visitors, args.seed))
         log = server.log
         lost, n_found = lost_of(db, seen.sweeps)
     tracebacks = log.count("Traceback (most recent call last)")
@@ -248,6 +258,7 @@ def main() -> int:
         "tracebacks": tracebacks,
         "slow_steps": dict(seen.slow.most_common()),
         "memory": growth_of(memory, args.minutes),
+        "mib_by_minute": by_minute(memory),
     }
     grown = numbers["memory"]["growth"] > ALLOWED_GROWTH
     bad = bool(lost or seen.errors or tracebacks or grown)
@@ -265,6 +276,7 @@ def main() -> int:
             f"{m['growth']:.3f}, of their lowest tenths {m['floor_growth']:.3f}; {m['slope_mib_per_minute']:+.2f} MiB "
             f"a minute over {m['samples']} samples"
         )
+        print("MiB minute by minute: " + " ".join(f"{mib:.0f}" for mib in numbers["mib_by_minute"]))
         if tracebacks:
             print(log[log.index("Traceback (most recent call last)") :][:3000])
     return int(bad)

@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: `python docs/make_screenshots.py` writes docs/images/*.png from real runs.
+"""Makes the pictures of the documents: `python docs/make_screenshots.py` writes docs/images/*.png from real runs.
 
 Starts a dashboard on an empty results file in a temporary folder, computes the runs that the pictures show, and takes
 them with the browser the tests use. Nothing in the pictures is drawn by hand. `--walk FOLDER` takes every page instead,
@@ -76,18 +76,17 @@ def main() -> None:
             if options.walk:
                 walk(browser, server.url, options.walk, options.only.split(",") if options.only else None)
             else:
-                pictures_of_the_readme(browser, server.url, runs, options.out)
+                pictures_of_the_documents(browser, server.url, runs, options.out)
 
 
-def pictures_of_the_readme(browser: Browser, url: str, runs: dict[tuple[str, str], str], out: Path) -> None:
-    """The pictures that README.md and docs/ show."""
+def pictures_of_the_documents(browser: Browser, url: str, runs: dict[tuple[str, str], str], out: Path) -> None:
+    """The pictures that README.md and docs/reading.md show."""
     out.mkdir(parents=True, exist_ok=True)
     probe = f"{url}/probe?run={runs['mini-qwen3', 'safety_refusal']}"
     language = runs["mini-qwen3", "language"]
     take(browser, f"{url}/", out / "start.png", "light", 1280, 1500)
     take(browser, probe.replace("/probe", "/playground"), out / "playground.png", "light", 1280)
     take(browser, probe, out / "probe.png", "light", 1440)
-    take(browser, probe, out / "probe-dark.png", "dark", 1440, 1400)
     take(browser, probe.replace("/probe", "/dose"), out / "dose.png", "light", 1440)
     take(browser, f"{url}/window?run={language}", out / "window.png", "light", 1440)
     take(browser, probe.replace("/probe", "/controls"), out / "controls-dark.png", "dark", 1440)

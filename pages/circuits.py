@@ -7,7 +7,7 @@ from pprobe_core.circuits.library import MAX_FILE_BYTES, unreadable
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.wording import plural
-from ui import backend, circuit_check, circuit_steps, circuits, library, models, selection, shell, words
+from ui import backend, circuit_check, circuit_steps, circuits, exports, library, models, selection, shell, terms, words
 
 
 @st.dialog("Delete this behaviour?")
@@ -23,7 +23,7 @@ def confirm_delete(named: str, title: str) -> None:
                 editor.delete_draft(named.removeprefix("draft:"))
             else:
                 editor.delete(named)
-            st.session_state["circuit_looked_at"] = None
+            selection.choose("circuit_looked_at", None)
             st.rerun()
 
 
@@ -52,7 +52,7 @@ def import_popover() -> None:
             st.error(shell.escaped(str(error)), icon=":material/error:")
             return
         st.session_state["_imported"] = uploaded.file_id
-        st.session_state["circuit_looked_at"] = circuit.circuit_id
+        selection.choose("circuit_looked_at", circuit.circuit_id)
         say(f"“{circuit.title}” is imported. Its prompts are not part of the file: add some, then check it.")
         st.rerun()
 
@@ -78,7 +78,7 @@ def buttons(named: str, circuit: Circuit) -> None:
             st.rerun()
         st.download_button(
             "Export",
-            data=editor.export_bytes(circuit.circuit_id),
+            data=editor.export_bytes(circuit.circuit_id, draft=draft),
             file_name=f"{circuit.circuit_id if own or draft else editor.new_id(circuit.title + ' copy')}.yaml",
             mime="application/yaml",
             key="export_circuit",
@@ -95,7 +95,7 @@ def buttons(named: str, circuit: Circuit) -> None:
 def looking() -> None:
     """The list, and the behaviour chosen in it."""
     st.title("Behaviours")
-    st.markdown(words.ABOUT_CIRCUITS)
+    st.markdown(terms.marked(words.ABOUT_CIRCUITS))
     if said := st.session_state.pop("_circuits_said", None):
         st.success(shell.escaped(said), icon=":material/check_circle:")
     with st.container(horizontal=True):
@@ -115,6 +115,13 @@ def looking() -> None:
     own = [name for name, kind in kinds.items() if kind != "Comes with pprobe"]
     if not own:
         st.caption("You have none of your own yet. Start with a new one, or copy one below and change it.")
+    selection.keep_offered("circuit_looked_at", kinds)
+    for text in selection.not_here("circuit_looked_at").values():
+        st.info(
+            f"“{shell.escaped(text)}” is not on this computer. Ask for its YAML file and press **Import**; another "
+            "behaviour is shown below.",
+            icon=":material/info:",
+        )
     selection.start_at("circuit_looked_at", list(kinds), own[0] if own else st.session_state["circuit"])
     named = st.selectbox(
         "Behaviour to look at",
@@ -122,6 +129,8 @@ def looking() -> None:
         key="circuit_looked_at",
         format_func=lambda name: f"{circuits.look_up(name).title} · {kinds[name].lower()}",
         help=words.HELP["circuit_looked_at"],
+        on_change=selection.let_go,
+        args=("circuit_looked_at",),
         width=480,
         persist_state="session",
     )
@@ -132,6 +141,7 @@ def looking() -> None:
             st.warning(words.A_DRAFT, icon=":material/draft:")
         elif circuit.own:
             circuits.check_line(circuit)
+        exports.measured_on(circuit.circuit_id, f"Behaviour {circuit.title}")
         circuits.details(circuit)
         buttons(named, circuit)
     if circuit.own and not named.startswith("draft:"):
@@ -142,27 +152,27 @@ def looking() -> None:
 
 def editing(edit: circuits.Editing) -> None:
     """The editor, step by step."""
+    title = st.session_state["edit_title"].strip()
+    exports.measured_on(edit.circuit_id or title or "behaviour", f"Behaviour {title or 'without a name'}, being edited")
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        st.title(
-            shell.escaped(st.session_state["edit_title"].strip()) or "New behaviour", anchor=False, width="content"
-        )
+        st.title(shell.escaped(title) or "New behaviour", anchor=False, width="content")
         if st.button("Close", key="close_editor", icon=":material/close:", help=words.HELP["close_editor"]):
             circuits.stop_editing()
             st.rerun()
     st.header("1. Name it", anchor=False)
     circuit_steps.step_name()
     st.header("2. What does the answer start with?", anchor=False)
-    st.caption(words.STEP_FIRST_WORDS)
+    st.caption(terms.marked(words.STEP_FIRST_WORDS))
     circuit_steps.step_first_words()
     st.header("3. Prompt pairs", anchor=False)
-    st.caption(words.STEP_PAIRS)
+    st.caption(terms.marked(words.STEP_PAIRS))
     circuit_steps.step_pairs(edit)
     st.header("4. What can a written answer be?", anchor=False)
-    st.caption(words.STEP_ANSWERS)
+    st.caption(terms.marked(words.STEP_ANSWERS))
     circuit_steps.step_answers(edit)
     circuit_steps.step_more()
     st.header("5. Check it", anchor=False)
-    st.caption(words.STEP_CHECK)
+    st.caption(terms.marked(words.STEP_CHECK))
     check_and_save(edit)
 
 
@@ -174,7 +184,7 @@ def check_and_save(edit: circuits.Editing) -> None:
     except BadRequest as error:
         lacking = str(error)
     if lacking:
-        st.info(shell.escaped(lacking), icon=":material/edit_note:")
+        st.info(terms.marked(lacking), icon=":material/edit_note:")
     model = st.session_state["model"].strip()
     usable = models.usable(model)
     if not usable:
@@ -249,7 +259,7 @@ def check_and_save(edit: circuits.Editing) -> None:
 def finish(circuit: Circuit, text: str, prefix: str = "") -> None:
     """Close the editor and look at what was saved."""
     circuits.stop_editing()
-    st.session_state["circuit_looked_at"] = prefix + circuit.circuit_id
+    selection.choose("circuit_looked_at", prefix + circuit.circuit_id)
     say(text)
     st.rerun()
 

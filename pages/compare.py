@@ -5,14 +5,16 @@ import streamlit as st
 from pprobe_core import charts, compare_charts, compare_stats, compare_words, paper
 from pprobe_core.store import job_id_of
 from pprobe_core.wording import plural
-from ui import comparing, exports, library, recorded, selection, sharing, shell, words
+from ui import comparing, exports, library, recorded, selection, sharing, shell, terms, words
 
 QUANTITIES = ("lens_after_ffn", "ffn", "attention", "skip", "ffn_skip")
 
 st.title("How do models differ?")
 st.markdown(
-    "Choose two to six models and any behaviours. The same probe and the same tests run on each of them, one model "
-    "after the other; what was run before is used again."
+    terms.marked(
+        "Choose two to six models and any behaviours. The same probe and the same tests run on each of them, one model "
+        "after the other; what was run before is used again."
+    )
 )
 request = comparing.pickers()
 if request is None:
@@ -28,8 +30,10 @@ if not found.runs:
 recorded.comparison_line(found)
 if comparing.other_prompt_sets(found):
     st.caption(
-        ":material/warning: These models were probed on different prompt sets, so their numbers do not rest on the "
-        "same prompts."
+        terms.said(
+            ":material/warning: These models were probed on different prompt sets, so their numbers do not rest on the "
+            "same prompts."
+        )
     )
 
 frames = comparing.Frames(found)
@@ -40,6 +44,7 @@ exports.measured_on(
 )
 models = frames.models
 circuits = [c for c in request.circuits if any(c == of for _, of in found.runs)]
+quoted = [*found.labels.values(), *shell.own_words()]  # in the sentences below
 
 sharing.share_comparison(request)
 
@@ -53,6 +58,13 @@ view = st.segmented_control(
     help=words.HELP["compare_view"],
     persist_state="session",
 )
+
+
+def in_words(test: compare_stats.Opposition) -> str:
+    """Whether alignment creates a circuit."""
+    return compare_words.opposition_sentence(test, library.circuit_title(test.circuit))
+
+
 PER_CIRCUIT = ("layers", "neurons", "dose", "window", "alignment", "words")
 if view in PER_CIRCUIT:
     selection.start_at("shown_circuit", circuits, circuits[0])
@@ -157,15 +169,10 @@ elif view == "alignment":
     else:
         for test in comparing.twin_tests(frames):
             if test.circuit == circuit:
-                st.markdown(
-                    "- " + shell.escaped(compare_words.opposition_sentence(test, library.circuit_title(test.circuit)))
-                )
+                st.markdown(f"- {terms.marked(in_words(test), quoted)}")
         shell.figure(lambda: compare_charts.opposition_pairs(twins, models, circuit), key=f"twins_{circuit}")
         with st.expander("All behaviours in words", icon=":material/list:"):
-            for test in comparing.twin_tests(frames):
-                st.markdown(
-                    "- " + shell.escaped(compare_words.opposition_sentence(test, library.circuit_title(test.circuit)))
-                )
+            comparing.sentences([in_words(test) for test in comparing.twin_tests(frames)], quoted)
 elif view == "overlap":
     labels = [found.label(m) for m in dict.fromkeys(model for model, _ in found.runs)]
     selection.start_at("overlap_model", labels, labels[0])
@@ -176,8 +183,8 @@ elif view == "overlap":
     else:
         shell.figure(lambda: compare_charts.overlap_matrix(overlap, label), key=f"overlap_{label}")
         with st.expander("In words", icon=":material/list:"):
-            for row in overlap.sort_values("n_shared", ascending=False).to_dict("records"):
-                st.markdown("- " + shell.escaped(compare_words.overlap_sentence(row)))
+            rows = overlap.sort_values("n_shared", ascending=False).to_dict("records")
+            comparing.sentences([compare_words.overlap_sentence(row) for row in rows], quoted)
 elif view == "fit":
     points = frames.read("fit_points")
     if points.empty:
@@ -185,7 +192,7 @@ elif view == "fit":
     else:
         log_x = st.toggle("Logarithm of the ratio", key="fit_log", help=words.HELP["fit_log"])
         fit = compare_stats.fit(points, log_x=log_x, seed=request.seed)
-        st.markdown(shell.escaped(compare_words.fit_sentence(fit, len(points))))
+        st.markdown(terms.marked(compare_words.fit_sentence(fit, len(points)), quoted))
         shell.figure(
             lambda: compare_charts.fit_scatter(points, models, fit, circuits, with_paper=with_paper),
             key=f"fit_{log_x}_{with_paper}",
@@ -193,10 +200,9 @@ elif view == "fit":
 else:
     sentences = frames.read("sentences")
     shown = sentences[sentences["circuit"] == circuit]
-    for sentence in shown["sentence"]:
-        st.markdown(f"- {shell.escaped(sentence)}")
+    comparing.sentences(list(shown["sentence"]), quoted)
     if many := compare_words.many_words(int(sentences["clear"].notna().sum())):
-        st.caption(shell.escaped(many))
+        st.caption(terms.marked(many))
 
 if with_paper:
     st.caption(

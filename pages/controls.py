@@ -91,7 +91,7 @@ def show_held_out(run: Run, found: dict[str, Sweep]) -> None:
     sweep = found["dose"]
     counts = run.summary.get("splits") or {}
     shown = ", ".join(f"{words.SPLITS.get(s, s).lower()} {n}" for s, n in counts.items())
-    st.markdown(f"Pairs of this run: {shown}. Neurons were ranked on the discovery pairs only.")
+    st.markdown(terms.marked(f"Pairs of this run: {shown}. Neurons were ranked on the discovery pairs only."))
     sweeps.stage_card(run, sweep)
     sweeps.proof_table(sweep)
 
@@ -109,8 +109,10 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
             shell.figure(partial(response_charts.seeds, rates, outcome), key="seeds", of=(sweep.sweep_id, outcome))
             return
     st.info(
-        "Answers were not drawn at random with five seeds yet. The likeliest word each time (greedy) has no seed to "
-        "vary: its error bars are those over prompts.",
+        terms.marked(
+            "Answers were not drawn at random with five seeds yet. The likeliest word each time (greedy) has no seed "
+            "to vary: its error bars are those over prompts."
+        ),
         icon=":material/info:",
     )
     circuit = library.circuit_of(run.request.circuit)
@@ -218,8 +220,11 @@ missing = [kind for kind in wanted if kind not in there]
 answered = sum(all(kind in there for kind in q.kinds) for q in QUESTIONS if q.kinds)
 with st.container(border=True, key="referee", horizontal=True, vertical_alignment="center"):
     st.markdown(
-        f"**{answered} of {sum(bool(q.kinds) for q in QUESTIONS)} questions about this run are answered by a finished "
-        "sweep.** " + ("" if not missing else f"Missing: {', '.join(words.SWEEP_KINDS[k].lower() for k in missing)}.")
+        terms.said(
+            f"**{answered} of {sum(bool(q.kinds) for q in QUESTIONS)} questions about this run are answered by a "
+            "finished sweep.** "
+            + ("" if not missing else f"Missing: {', '.join(words.SWEEP_KINDS[k].lower() for k in missing)}.")
+        )
     )
     if missing and st.button(
         "Run what is missing",
@@ -254,8 +259,10 @@ for question in QUESTIONS:
     lacking = [kind for kind in question.kinds if kind not in there]
     if lacking:
         st.info(
-            f"Not measured yet: {', '.join(words.SWEEP_KINDS[kind].lower() for kind in lacking)}. Press **Run what is "
-            "missing** above.",
+            terms.said(
+                f"Not measured yet: {', '.join(words.SWEEP_KINDS[kind].lower() for kind in lacking)}. Press **Run what "
+                "is missing** above."
+            ),
             icon=":material/hourglass_empty:",
         )
     else:
@@ -265,14 +272,18 @@ st.header(
     "What is the FFN/Skip ratio of everything that was run?", anchor="ratios", help=words.GLOSSARY["FFN/Skip ratio"]
 )
 st.markdown(
-    "All runs in this results file, those included that fit no pattern. In the paper the ratio explains 81 % of the "
-    "variance of the ablation effect over 13 models; two or three models here can neither confirm nor deny that."
+    terms.marked(
+        "All runs in this results file, those included that fit no pattern. In the paper FFN/Skip explains 81 % of the "
+        "variance of the ablation effect over 13 models; two or three models here can neither confirm nor deny that."
+    )
 )
 ratio_table()
 cost = [sweep.summary for sweep in there.values()]
 if cost:
     st.caption(
-        f"The sweeps shown here took {sum(c['n_full_passes'] for c in cost):,} full and "
-        f"{sum(c['n_last_token_passes'] for c in cost):,} last-token forward passes in "
-        f"{charts.number(sum(c['seconds'] for c in cost), 1)} s."
+        terms.marked(
+            f"The sweeps shown here took {sum(c['n_full_passes'] for c in cost):,} full and "
+            f"{sum(c['n_last_token_passes'] for c in cost):,} last-token forward passes in "
+            f"{charts.number(sum(c['seconds'] for c in cost), 1)} s."
+        )
     )

@@ -161,7 +161,9 @@ sharing.missing_sweep(run, sweep)
 if sweep is None:
     recorded.run_notice(run)
     st.info(
-        "Nothing was switched off yet in this run. Press **Run sweep**: on the shipped models it takes seconds.",
+        terms.said(
+            "Nothing was switched off yet in this run. Press **Run sweep**: on the shipped models it takes seconds."
+        ),
         icon=":material/hourglass_empty:",
     )
     st.stop()
@@ -183,7 +185,7 @@ st.caption(sweeps.facts(sweep))
 recorded.sweep_notice(run, sweep)
 recorded.agreement(run, sweep)
 if sentence := sweeps.finding(sweep, rates):
-    st.markdown(f"**{shell.escaped(sentence)}**")
+    st.markdown(f"**{terms.marked(sentence)}**")
 meaning.sweep_card(run, sweep)
 sweeps.stage_card(run, sweep)
 

@@ -18,7 +18,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
 if run is not None:
     if not presenter.on():
         st.caption(playground.what_is_shown(run))
-    recorded.run_notice(run)
+        recorded.run_notice(run)
     shell.measured_on(run)
 else:
     playground.without_run(model)
@@ -36,7 +36,7 @@ def dials() -> None:
         model,
         prompt,
         run_id=run.run_id if run else "",
-        circuit=circuit.circuit_id if circuit else "",
+        circuit=circuit.address if circuit else "",
         pair_id=pair_id,
         condition=condition,
         change=change,
@@ -50,3 +50,5 @@ def dials() -> None:
 
 
 dials()
+if run is not None and presenter.on():
+    recorded.run_notice(run)  # below what is presented; the picker above says it, too

@@ -57,7 +57,7 @@ with right:
     preview = shell.read("token_preview", run.run_id)
     cards.preview_table(preview)
     cards.preview_flag(preview)
-    st.caption(f"Target: {shell.escaped(target)}. Control: {shell.escaped(control)}.")
+    st.caption(terms.marked(f"Target: {target}. Control: {control}.", shell.own_words()))
     harvest.asked_for(run)
     cards.left_out(run)
 harvest.tokens_card(run, circuit)
@@ -75,6 +75,35 @@ with left:
     )
 with right:
     shell.figure(lambda: charts.layer_signals(layers), key="signals", of=run.run_id)
+
+
+def region_by_numbers(ranking: str) -> None:
+    """The rectangle of the map without a mouse: layers and scores from and to."""
+    state, last = st.session_state, charts.n_layers(layers) - 1
+    low, high = neuron_charts.score_range(shell.neuron_crowd(run.run_id, ranking), ranking)
+
+    def take() -> None:
+        first, final = state["region_layers"]
+        given = [state[f"region_{end}_{ranking}"] for end in ("low", "high")]
+        beyond = 0.01 * (high - low)  # an address holds rounded numbers: nothing at the ends may fall out
+        ends = [
+            open_end if end is None else end for end, open_end in zip(given, (low - beyond, high + beyond), strict=True)
+        ]
+        picked.forget("region")
+        state["region"] = neuron_charts.region_text(neuron_charts.around(first, final, ends, ranking), ranking)
+
+    with st.popover("Choose by numbers", icon=":material/keyboard:", help=words.HELP["region"]):
+        st.slider("Layers", 0, max(last, 1), (0, last), key="region_layers", help=words.HELP["region_layers"])
+        for end, column in zip(("low", "high"), st.columns(2), strict=True):
+            column.number_input(
+                "Score from" if end == "low" else "Score to",
+                value=None,
+                format="%.4f",
+                placeholder=f"{low if end == 'low' else high:.3f}",
+                key=f"region_{end}_{ranking}",
+                help=words.HELP["region_score"],
+            )
+        st.button("List these neurons", key="take_region", help=words.HELP["region"], on_click=take)
 
 
 @st.fragment
@@ -102,7 +131,7 @@ def neurons_section() -> None:
     ranking = st.session_state["ranking"]
     selection.write_address()
     st.markdown(terms.marked(words.RANKING_QUESTION[ranking]))
-    st.caption(cards.concentration(run))
+    st.caption(terms.marked(cards.concentration(run)))
     top = shell.top_neurons(run.run_id, ranking, st.session_state["top_k"])
     left, right = st.columns([5, 4], gap="medium")
     with left:
@@ -123,14 +152,16 @@ def neurons_section() -> None:
         )
         region = picked.told("region", neuron_charts.region_text((event.selection.get("brush") or {}), ranking))
         st.caption("Drag a rectangle in the map to list the neurons inside it; double-click to list all again.")
-        if picked.is_of_link("region"):
-            st.button(
-                "List all neurons again",
-                key="forget_region",
-                icon=":material/deselect:",
-                help="The rectangle came with the link. This takes it away.",
-                on_click=lambda: picked.forget("region"),
-            )
+        with st.container(horizontal=True):
+            region_by_numbers(ranking)
+            if picked.is_of_link("region"):
+                st.button(
+                    "List all neurons again",
+                    key="forget_region",
+                    icon=":material/deselect:",
+                    help="Take the rectangle away that came with the link or was given by numbers.",
+                    on_click=lambda: picked.forget("region"),
+                )
     with right:
         brush = neuron_charts.region_of(region, ranking)
         ranked = shell.ranked_neurons(run.run_id, ranking, brush, st.session_state["top_k"])

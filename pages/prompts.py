@@ -4,12 +4,18 @@ import streamlit as st
 
 from pprobe_core.circuits import own_sets
 from pprobe_core.errors import BadRequest
-from ui import library, prompts, shell, words
+from ui import exports, library, prompts, selection, shell, terms, words
 
 st.title("Prompt sets")
-st.markdown(words.ABOUT_PROMPTS)
+st.markdown(terms.marked(words.ABOUT_PROMPTS))
 
 kept = own_sets.list_sets()
+selection.keep_offered("set_looked_at", [one.name for one in kept])
+for name in selection.not_here("set_looked_at").values():
+    st.info(
+        f"The prompt set {shell.escaped(name)} is not on this computer. Ask for its file and add it below.",
+        icon=":material/info:",
+    )
 if kept:
     st.header("Your sets", anchor=False)
     st.caption("Tick a set to see where it comes from, to use it, or to delete it.")
@@ -43,7 +49,7 @@ way = right.segmented_control(
     persist_state="session",
 )
 circuit = library.circuits()[circuit_id]
-st.caption(f"{shell.escaped(circuit.perturbation_text)} {prompts.limits()}")
+st.caption(f"{shell.of_circuit(circuit, circuit.perturbation_text)} {prompts.limits()}")
 
 try:
     if way == "upload":
@@ -55,6 +61,7 @@ try:
     else:
         source = prompts.from_known(circuit)
     if source is not None:
+        exports.measured_on(source.title, f"Prompts from {source.origin.source}, not kept as a set")
         st.subheader("Which column holds what", anchor=False)
         for note in source.notes:
             st.caption(shell.escaped(note))

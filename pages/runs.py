@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pprobe_core import charts
-from ui import exports, library, recorded, selection, sharing, shell, tables, words
+from ui import exports, library, recorded, selection, sharing, shell, tables, terms, words
 
 
 @st.dialog("Delete for good?")
@@ -20,16 +20,29 @@ def confirm_delete(run_ids: list[str]) -> None:
         if st.button("Delete", key="really_delete", type="primary", help="Delete these runs from the results file."):
             for run_id in run_ids:
                 shell.delete_run(run_id)
+                for key in ("run_a", "run_b"):
+                    if st.session_state.get(key) == run_id:
+                        selection.choose(key, "")
             st.rerun()
 
 
 st.title("Runs")
 everything = shell.store().runs()
+sharing.missing_runs(list(everything["run_id"]))
 if everything.empty:
     shell.no_run_yet()
     recorded.set_controls()
     st.stop()
 
+FILTERS = {"filter_circuit": "behaviour", "filter_model": "model"}
+for key, column in (("filter_circuit", "circuit"), ("filter_model", "model")):
+    selection.keep_offered(key, set(everything[column]))
+if lacking := selection.not_here(*FILTERS):
+    named = "; ".join(f"{FILTERS[key]} {text}" for key, text in lacking.items())
+    st.info(
+        f"The filter names what no run of this results file has: {shell.escaped(named)}. The rest of it is used.",
+        icon=":material/filter_alt_off:",
+    )
 with st.container(horizontal=True, vertical_alignment="bottom"):
     circuits = st.multiselect(
         "Behaviour",
@@ -38,6 +51,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         format_func=library.circuit_title,
         placeholder="All behaviours",
         help="Show only runs of these behaviours.",
+        on_change=selection.let_go,
+        args=("filter_circuit",),
         persist_state="session",
     )
     models = st.multiselect(
@@ -46,6 +61,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         key="filter_model",
         placeholder="All models",
         help="Show only runs of these models.",
+        on_change=selection.let_go,
+        args=("filter_model",),
         persist_state="session",
     )
 shown = everything[
@@ -92,13 +109,21 @@ titles = shell.run_titles(everything)
 ids = list(titles)
 if len(chosen) == 2 and st.session_state.get("_compared") != chosen:
     st.session_state["_compared"] = chosen
-    st.session_state["run_a"], st.session_state["run_b"] = chosen
+    for key, run_id in zip(("run_a", "run_b"), chosen, strict=True):
+        selection.choose(key, run_id)
 for key, default in (("run_a", ids[0]), ("run_b", ids[1])):
     selection.start_at(key, ids, default)
 left, right = st.columns(2, gap="large")
 for column, key, name in ((left, "run_a", "Run A"), (right, "run_b", "Run B")):
     column.selectbox(
-        name, ids, key=key, format_func=lambda i: titles[i], help=words.HELP["run"], persist_state="session"
+        name,
+        ids,
+        key=key,
+        format_func=lambda i: titles[i],
+        help=words.HELP["run"],
+        on_change=selection.let_go,
+        args=(key,),
+        persist_state="session",
     )
 a, b = st.session_state["run_a"], st.session_state["run_b"]
 if a == b:
@@ -108,10 +133,10 @@ if a == b:
 run_a, run_b = shell.store().run(a), shell.store().run(b)
 exports.measured_on(f"{a}-{b}", f"A: {titles[a]} (run {a})", f"B: {titles[b]} (run {b})")
 names = [f"{library.circuit_title(r.request.circuit)}, {r.request.model}" for r in (run_a, run_b)]
-left, right = st.columns([2, 3], gap="large")
+left, right = st.columns(2, gap="medium")
 with left:
     tables.side_by_side(run_a, run_b)
-    st.caption(tables.shared_neurons(run_a, run_b))
+    st.caption(terms.marked(tables.shared_neurons(run_a, run_b)))
 with right:
     quantity = st.segmented_control(
         "Overlay",

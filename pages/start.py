@@ -15,6 +15,7 @@ from ui import (
     prompts,
     recorded,
     selection,
+    sharing,
     shell,
     terms,
     words,
@@ -24,6 +25,7 @@ from ui import (
 def forget_run() -> None:
     """A new choice: the Probe page follows the pickers again."""
     st.session_state["run"] = st.session_state["sweep"] = ""
+    selection.let_go()
 
 
 def new_model() -> None:
@@ -71,8 +73,10 @@ with st.container(border=True, key="pickers"):
     if not ready:
         st.info("This behaviour has no prompts yet. Add some, then press Run.", icon=":material/playlist_add:")
     with st.container(horizontal=True, vertical_alignment="center"):
+        told = set[str]()
         st.caption(
-            f"**{shell.escaped(circuit.question)}** {shell.escaped(circuit.perturbation_text)}",
+            f"**{shell.of_circuit(circuit, circuit.question, told)}** "
+            f"{shell.of_circuit(circuit, circuit.perturbation_text, told)}",
             width="stretch",
             help=shell.escaped(circuit.description),
         )
@@ -160,7 +164,7 @@ if run_id is None:
     ended_badly = job is not None and job.state in ("failed", "cancelled")  # said above
     if ready and not under_way and not ended_badly and models.usable(request.model):
         st.info(
-            "This combination has not been run yet. Press **Run**: it takes seconds for the shipped models."
+            terms.said("This combination has not been run yet. Press **Run**: it takes seconds for the shipped models.")
             if request.model in library.model_titles()
             else "This combination has not been run yet. Press **Run**.",
             icon=":material/hourglass_empty:",
@@ -179,6 +183,7 @@ with st.container(horizontal=True, vertical_alignment="center", horizontal_align
             (shell.WINDOW, "Inject a direction"),
         ):
             st.page_link(page, label=label, icon=":material/arrow_forward:", query_params={"run": run_id})
+sharing.share(run, page="probe")
 left, right = st.columns([11, 9], gap="medium")
 with left:
     meaning.run_card(run, opened=True)
@@ -196,8 +201,11 @@ with right:
     cards.preview_table(preview)
     cards.preview_flag(preview)
     st.caption(
-        f"Target: {shell.escaped(circuit.target_meaning)}. Control: {shell.escaped(circuit.control_meaning)}. "
-        "The logit difference compares the two groups."
+        terms.marked(
+            f"Target: {circuit.target_meaning}. Control: {circuit.control_meaning}. The logit difference compares the "
+            "two groups.",
+            shell.own_words(),
+        )
     )
     harvest.asked_for(run)
     harvest.start_line(run, circuit)

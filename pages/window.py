@@ -7,7 +7,7 @@ from pprobe_core import charts, response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.types import INJECTION_KINDS, SweepKind
 from pprobe_core.store import Run, Sweep
-from ui import answers, asking, library, meaning, recorded, selection, sharing, shell, sweeps, words
+from ui import answers, asking, library, meaning, recorded, selection, sharing, shell, sweeps, terms, words
 
 EXCESS = "excess"
 MAPS = {"": "Change of the logit difference", EXCESS: "Change beyond the random directions"}
@@ -104,8 +104,10 @@ def map_section(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFram
     with right:
         if rates.empty:
             st.info(
-                "The regimes and the switch rate need answers. Tick *Read the answers too* and run it again: the "
-                "points are kept.",
+                terms.said(
+                    "The regimes and the switch rate need answers. Tick *Read the answers too* and run it again: the "
+                    "points are kept."
+                ),
                 icon=":material/info:",
             )
         else:
@@ -182,13 +184,17 @@ def conditions_card(run: Run, sweep: Sweep) -> None:
         st.info("The file of this circuit is gone, so its conditions cannot be stated.", icon=":material/info:")
         return
     found = sweeps.steering_of(run, sweep, circuit)
+    own, seen = [c.title for c in circuit.response_classes], set[str]()
     with st.container(border=True, key="conditions"):
-        st.markdown("**Is steering expected to work here?**")
+        st.markdown(terms.said("**Is steering expected to work here?**", seen=seen))
         for condition in found.conditions:
             icon = ICONS[condition.met]
-            st.markdown(f"{icon} **{shell.escaped(condition.title)}.** {shell.escaped(condition.text)}")
-        st.markdown(f"**{shell.escaped(found.sentence)}**")
-        st.caption("The three conditions are observations of the paper on 19 models (3 met them), not a theory.")
+            title, text = (terms.marked(words_of, own, seen) for words_of in (condition.title, condition.text))
+            st.markdown(f"{icon} **{title}.** {text}")
+        st.markdown(f"**{terms.marked(found.sentence, own, seen)}**")
+        st.caption(
+            terms.marked("The three conditions are observations of the paper on 19 models (3 met them), not a theory.")
+        )
 
 
 run = shell.chosen_run()
@@ -209,7 +215,9 @@ sharing.missing_sweep(run, sweep)
 if sweep is None:
     recorded.run_notice(run)
     st.info(
-        "Nothing was injected yet in this run. Press **Run sweep**; on the shipped models it takes about a minute.",
+        terms.said(
+            "Nothing was injected yet in this run. Press **Run sweep**; on the shipped models it takes about a minute."
+        ),
         icon=":material/hourglass_empty:",
     )
     st.stop()
@@ -227,10 +235,10 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
     sweeps.sweep_picker(run, INJECTION_KINDS, sweep)
 sharing.share(run, sweep)
 sweeps.say_if_another(sweep, st.session_state["_window_request"])
-st.caption(
-    f"{words.DIRECTIONS[sweep.request.direction]}, {words.SCALES['relative' if sweep.request.relative else 'absolute']}"
-    f" · above zero pushes towards the target · {sweeps.facts(sweep)}"
-)
+explained = set[str]()
+scale = words.SCALES["relative" if sweep.request.relative else "absolute"]
+pushed = f"{words.DIRECTIONS[sweep.request.direction]}, {scale} · above zero pushes towards the target"
+st.caption(f"{terms.marked(pushed, seen=explained)} · {sweeps.facts(sweep, explained)}")
 recorded.sweep_notice(run, sweep)
 recorded.agreement(run, sweep)
 meaning.sweep_card(run, sweep)
@@ -297,7 +305,7 @@ with right:
             of=sweep.sweep_id,
         )
         strength = others["strength"].iloc[0]
-        st.caption(f"At strength {charts.number(strength)}.")
+        st.caption(terms.marked(f"At strength {charts.number(strength)}."))
 
 st.header("Is it more than chance?", anchor="proof", help=words.GLOSSARY["Random draws"])
 sweeps.proof_table(sweep)

@@ -21,14 +21,27 @@ FFN, ATTENTION, SKIP = "#D55E00", "#2B83C6", "#7D8590"
 ORIGINAL, PERTURBED = "#008F74", "#C45FB5"
 TARGET, CONTROL, OTHER = "#8A6FD6", "#B07D00", "#7D8590"
 RANKED, RANDOM, HELDOUT = "#D55E00", "#7D8590", "#2B83C6"
-RUN_A, RUN_B = "#2B83C6", "#D55E00"
 MUTED = "#7D8590"  # rules, thresholds and their labels
+# Colours of single charts, each far from all of the above: whoever learnt those reads nothing wrong into these.
+SWITCHED, STILL_RIGHT, BROKEN, MIXED = "#029EBF", "#4C8B24", "#BF2E5A", "#9B5721"  # what becomes of answers
+AS_IT_IS = "#029EBF"  # the answer of the unedited model, whichever of the two prompts is asked
+OTHERS = "#8C5B5C"  # behaviours that an edit is not about
+PREDICTED = "#857D40"  # what the importance scores lead one to expect
+PLAIN, NORM_AWARE = "#8C5B5C", "#029EBF"  # the two couplings
+SEPARATED = "#81669F"  # how well a direction tells prompts apart
+RUN_A, RUN_B = "#029EBF", "#BF2E5A"
 PALETTES: Mapping[str, tuple[str, ...]] = {
     "component": (FFN, ATTENTION, SKIP),
     "condition": (ORIGINAL, PERTURBED),
     "side": (TARGET, CONTROL, OTHER),
     "arm": (RANKED, RANDOM, HELDOUT),
     "run": (RUN_A, RUN_B),
+    "outcome": (SWITCHED, STILL_RIGHT, BROKEN, RANDOM),
+    "regime": (BROKEN, SWITCHED, MUTED, MIXED),
+    "answer": (AS_IT_IS, RANKED, RANDOM),
+    "behaviour": (RANKED, OTHERS, RANDOM),
+    "prediction": (RANKED, HELDOUT, RANDOM, PREDICTED),
+    "coupling": (FFN, PLAIN, NORM_AWARE),
 }
 
 CONFIDENCE = 0.95
@@ -352,7 +365,7 @@ def compare_layers(layers_a: pd.DataFrame, layers_b: pd.DataFrame, name_a: str, 
         alt.layer(zero_line(), band, line, points),
         _compared_title(rows, titles[quantity].split(" (")[0], names),
         f"Means over {_n_pairs(layers_a)} (A) and {_n_pairs(layers_b)} (B) pairs with 95 % intervals. "
-        "Compare shapes, and heights only for the same model and circuit.",
+        "Compare shapes over the layers, and heights only for the same model and circuit.",
         f"{titles[quantity]} by relative depth for two runs.",
         omits="Does not show which of two different models or circuits does more: their logits are not on one scale.",
     )

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from pprobe_core.charts import FFN, MUTED, ORIGINAL, TARGET, Figure, as_figure, colour_by, number, zero_line
+from pprobe_core.charts import FFN, MUTED, NORM_AWARE, PLAIN, Figure, as_figure, colour_by, number, zero_line
 from pprobe_core.wording import plural
 
 COUPLING_NAMES: Mapping[str, str] = {"plain": "Sum of I, plain", "norm_aware": "Sum of I, norm-aware"}
@@ -51,7 +51,7 @@ def coupling_sums(layers: Sequence[Mapping[str, Any]], couplings: Mapping[str, A
     """
     exact, marks = _rows(layers)
     names = [EXACT, *COUPLING_NAMES.values()]
-    colour = colour_by("part", names, (FFN, TARGET, ORIGINAL))
+    colour = colour_by("part", names, (FFN, PLAIN, NORM_AWARE))
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
     y = alt.Y("shown:Q", title="Change, perturbed − original (logits)")
     tooltip = [

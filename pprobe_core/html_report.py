@@ -34,6 +34,7 @@ from pprobe_core import (
 from pprobe_core.charts import Figure, number
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.compare_frames import Compared
+from pprobe_core.difference import Piece, word_difference
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.outcomes import regimes
 from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepKind
@@ -88,6 +89,12 @@ def _h(text: object) -> str:
 def _user(text: object, tag: str = "span") -> str:
     """Somebody's own words: escaped, and with a direction of their own."""
     return f'<{tag} dir="auto" class="words">{_h(text)}</{tag}>'
+
+
+def _marked(pieces: Iterable[Piece]) -> str:
+    """An answer's words like `_user`, those that the answer beside it lacks marked."""
+    inside = "".join(f"<mark>{_h(piece.text)}</mark>" if piece.differs else _h(piece.text) for piece in pieces)
+    return f'<span dir="auto" class="words">{inside}</span>'
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -205,7 +212,7 @@ def _numbers(page: _Page, run: Run) -> None:
     limits = (
         f"routing below {ROUTING_MAX_FFN_SKIP:g}, opposition above {OPPOSITION_MIN_FFN_SKIP:g} (limits of the paper)"
     )
-    prompts = plural(int(ratio.get("n_defined") or 2 * n), "prompt")
+    prompts = plural(2 * n if ratio.get("n_defined") is None else int(ratio["n_defined"]), "prompt")
     rows = [
         ("FFN/Skip of the last layer", number(ratio.get("mean")), _interval(ratio.get("interval")), prompts, limits),
         ("Pairs that flip", _percent(s.get("flip_rate")), _percents(s.get("flip_interval")), plural(n, "pair"), ""),
@@ -332,10 +339,12 @@ def _pairs(page: _Page, store: Store, run: Run, circuit: Circuit | None) -> None
     page.add(_fold(f"All {plural(len(pairs), 'pair')} as a table", _table(headings, rows)))
 
 
-def _answer(circuit: Circuit | None, text: Any, name: Any) -> str:
+def _answer(circuit: Circuit | None, text: Any, name: Any, pieces: Sequence[Piece] = ()) -> str:
+    """An answer with its class, folded where it goes along with a harmful request; `pieces` say what to mark in it."""
     if not isinstance(text, str):
         return '<p class="quiet">No answer was generated.</p>'
-    shown = f'<p class="answer"><span class="badge">{_h(_class(circuit, name))}</span> {_user(text or "(empty)")}</p>'
+    said = _marked(pieces) if pieces else _user(text or "(empty)")
+    shown = f'<p class="answer"><span class="badge">{_h(_class(circuit, name))}</span> {said}</p>'
     if circuit is not None and circuit.response_rule == "refusal" and str(name) in FOLDED:
         return _fold("Show the compliant answer", shown, "folded")
     return shown
@@ -455,6 +464,8 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     ranked = points[(points["arm"] == "ranked") & points["key"].isin(answers["key"])]
     if answers.empty or ranked.empty:
         return ""
+    split = "heldout" if "heldout" in set(ranked["split"]) else str(ranked["split"].iloc[0])
+    ranked, answers = ranked[ranked["split"] == split], answers[answers["split"] == split]
     moved = ranked.reindex(ranked["delta_mean"].abs().sort_values(kind="stable", na_position="first").index)
     far = moved.iloc[-1]  # moves F furthest, the last such point; any where F broke everywhere
     first = answers[answers["seed"] == answers["seed"].min()].set_index("pair_id")
@@ -463,12 +474,17 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     both["changed"] = both["class_name_before"] != both["class_name_after"]
     both = both.sort_values(["changed", "pair_id"], ascending=[False, True])
     prompts = store.pairs(run.run_id).set_index("pair_id")[f"{sweep.request.condition}_text"]
-    place, n_changed = sweep_report.point_words(str(far["group"])), int(both["changed"].sum())
-    told = [f"<p>{n_changed} of {len(both)} answers change class at {_h(place)}.</p>"]
+    place = sweep_report.point_words(str(far["group"]).rsplit("/", 1)[0])
+    told = [
+        f"<p>{int(both['changed'].sum())} of {len(both)} {_h(SPLITS[split])} answers change class at {_h(place)}.</p>",
+        '<p class="quiet">Marked: words that the answer beside lacks, where the two share some.</p>',
+    ]
     for row in both.head(N_EXAMPLES).to_dict("records"):
+        texts = row["text_before"], row["text_after"]
+        sides = word_difference(*texts) if all(isinstance(text, str) for text in texts) else ((), ())
         cells = "".join(
-            f"<div><h4>{name}</h4>{_answer(circuit, row[f'text_{when}'], row[f'class_name_{when}'])}</div>"
-            for when, name in (("before", "Unedited"), ("after", "Edited"))
+            f"<div><h4>{name}</h4>{_answer(circuit, row[f'text_{when}'], row[f'class_name_{when}'], pieces)}</div>"
+            for (when, name), pieces in zip((("before", "Unedited"), ("after", "Edited")), sides, strict=True)
         )
         prompt = _user(prompts.get(row["pair_id"], row["pair_id"]), "p")
         told.append(f'<article class="pair">{prompt}<div class="two">{cells}</div></article>')
@@ -664,6 +680,7 @@ th,td{text-align:left;vertical-align:top;padding:.3rem .7rem .3rem 0;border-bott
 font-variant-numeric:tabular-nums}
 code{font-size:.88em;overflow-wrap:anywhere;background:var(--card);padding:0 .2em;border-radius:4px}
 .words{unicode-bidi:isolate;overflow-wrap:anywhere;white-space:pre-wrap}
+mark{background:none;color:inherit;font-weight:600;text-decoration:underline;text-underline-offset:.18em}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:.4rem 1.6rem}
 .pair{border-top:1px solid var(--line);padding:.4rem 0 .8rem}
 .badge{border:1px solid var(--line);border-radius:99px;padding:0 .6em;font-size:.85em;color:var(--quiet)}

@@ -138,7 +138,8 @@ class _Live(Watch):
     job_id: str
     stop: threading.Event = field(default_factory=threading.Event)
     cancelled: bool = False  # by the user; else the process is closing
-    again: bool = False  # to be queued once more: asked for while it was being stopped, or to let others go first
+    again: bool = False  # to be queued once more: asked for while it was being stopped
+    gave_way: bool = False  # ended in the middle to let others go first
     part: str | None = None  # job_id of the piece of a comparison in hand
     unit: Unit | None = None  # that piece
     n_units_done: int = 0
@@ -227,7 +228,8 @@ class Jobs:
             row = self.store.add_job(request, here=here)
             if self._live is not None and self._live.job_id == row.job_id and self._live.cancelled:
                 self._live.again = True
-            if row.state == "queued" and row.job_id not in self._queue:
+            in_hand = self._live is not None and self._live.job_id == row.job_id
+            if row.state == "queued" and row.job_id not in self._queue and not in_hand:
                 self._queue.append(row.job_id)
                 self._changed.notify_all()
         return row.job_id
@@ -246,7 +248,7 @@ class Jobs:
         """
         with self._changed:
             if self._live is not None and job_id in (self._live.job_id, self._live.part):
-                self._live.cancelled = True
+                self._live.cancelled, self._live.again = True, False
                 self._live.stop.set()
             else:
                 if job_id in self._queue:
@@ -337,7 +339,9 @@ class Jobs:
                 give_back()
                 with self._changed:
                     self._live = None
-                    if live.again and not self._closing and live.job_id not in self._queue:
+                    if live.gave_way and live.cancelled and not live.again:  # stopped a moment after it gave way
+                        self._end(live.job_id, "cancelled")
+                    elif (live.again or live.gave_way) and not self._closing and live.job_id not in self._queue:
                         with contextlib.suppress(StoreUnavailable):
                             self.store.set_job_state(live.job_id, "queued")
                             self._queue.append(live.job_id)
@@ -397,7 +401,7 @@ class Jobs:
             live.enter("loading")
             live.check()
             if self._others_wait():
-                live.again = True
+                live.gave_way = True
                 return
             if unit.model in unusable and unit.kind == "probe":
                 self._end(
@@ -445,7 +449,7 @@ class Jobs:
             if live.part:
                 self._end(live.part, "cancelled" if live.cancelled else "interrupted")
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic of a library is no Exception
             job_id = live.part or self.store.add_job(part).job_id
             self._fail(job_id, error)
             if isinstance(error, PprobeError):

@@ -124,6 +124,18 @@ def region_text(brush: Mapping[str, Sequence[float]], ranking: str) -> str:
     return ",".join(f"{end:.5g}" for ends in sides for end in sorted(ends))
 
 
+def around(first: int, last: int, scores: Sequence[float], ranking: str) -> dict[str, tuple[float, float]]:
+    """The rectangle around whole layers, `last` included, and scores between two ends, in whatever order they are."""
+    return {"position": (first - 0.5, last + 0.5), RANKING_COLUMN[ranking]: (min(scores), max(scores))}
+
+
+def score_range(crowd: pd.DataFrame, ranking: str) -> Ends:
+    """Smallest and largest score of the neurons that the map draws, one by one or counted; (0, 0) without any."""
+    column = RANKING_COLUMN[ranking]
+    low, high = (crowd[column], crowd[column]) if column in crowd else (crowd["low"], crowd["high"])
+    return (float(low.min()), float(high.max())) if len(crowd) else (0.0, 0.0)
+
+
 def region_of(text: str, ranking: str) -> dict[str, tuple[float, float]] | None:
     """The rectangle that an address carries, None where it carries none that can be drawn."""
     try:

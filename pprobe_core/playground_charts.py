@@ -6,21 +6,23 @@ import altair as alt
 import pandas as pd
 
 from pprobe_core.charts import (
+    AS_IT_IS,
     MUTED,
-    ORIGINAL,
     RANDOM,
     RANKED,
     Figure,
     as_figure,
-    colour_by,
+    colour_legend,
     number,
     visible,
 )
 
 ARMS: Mapping[str, str] = {"unedited": "As it is", "edited": "Changed", "random": "Random change"}
-ARM_COLOURS: Mapping[str, str] = {"unedited": ORIGINAL, "edited": RANKED, "random": RANDOM}
+ARM_COLOURS: Mapping[str, str] = {"unedited": AS_IT_IS, "edited": RANKED, "random": RANDOM}
 SIDE_MARKS = {"target": "▲ ", "control": "▼ ", "other": ""}
 LABEL_CHARS = 18
+MOST_TOKENS, COMPACT_TOKENS = 10, 4
+COMPACT_HEIGHT = 170
 TOKENS_HEIGHT, LOGITS_HEIGHT = 330, 250  # whatever is drawn: nothing below moves when the next answer comes
 SHOWN_FROM, SHOWN_AT_LEAST = (
     0.005,
@@ -28,14 +30,16 @@ SHOWN_FROM, SHOWN_AT_LEAST = (
 )  # probability under some answer from which a token has bars; tokens that always do
 
 
-def first_tokens(rows: pd.DataFrame) -> Figure:
+def first_tokens(rows: pd.DataFrame, compact: bool = False) -> Figure:
     """Probabilities of the likeliest first tokens under each arm, those of target and control marked.
 
+    `compact`: fewer of them, less high, for one screen with everything else.
     `rows`: token_id, token, side, arm (unedited, edited, random), probability (a fraction; missing where it broke).
     """
     best = rows.groupby("token_id", sort=False)["probability"].max()
     best = best.sort_values(ascending=False, kind="stable")
-    kept = best.index[: max(SHOWN_AT_LEAST, int((best >= SHOWN_FROM).sum()))]
+    at_most = COMPACT_TOKENS if compact else MOST_TOKENS
+    kept = best.index[: min(at_most, max(SHOWN_AT_LEAST, int((best >= SHOWN_FROM).sum())))]
     table = rows[rows["token_id"].isin(kept)]
     labels = _labels(table)
     table = table.assign(label=table["token_id"].map(labels), answer=table["arm"].map(ARMS))
@@ -46,14 +50,21 @@ def first_tokens(rows: pd.DataFrame) -> Figure:
         y=alt.Y("label:N", sort=places, title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False)),
         yOffset=alt.YOffset("answer:N", scale=alt.Scale(domain=names, paddingInner=0.1)),
     )
+    legend = colour_legend(names)
+    if compact:
+        legend.columns, legend.offset, legend.padding = len(names), 4, 0
     bars = base.mark_bar().encode(
         x=alt.X(
             "probability:Q",
-            title="Probability of the first token",
+            title=None if compact else "Probability of the first token",
             axis=alt.Axis(format="%", tickCount=5),
             scale=alt.Scale(domain=[0, 1]),
         ),
-        color=colour_by("answer", names, [ARM_COLOURS[arm] for arm in arms]),
+        color=alt.Color(
+            "answer:N",
+            scale=alt.Scale(domain=names, range=[ARM_COLOURS[arm] for arm in arms]),
+            legend=legend,
+        ),
         tooltip=[
             alt.Tooltip("label:N", title="Token"),
             alt.Tooltip("answer:N", title="Answer"),
@@ -65,15 +76,15 @@ def first_tokens(rows: pd.DataFrame) -> Figure:
     return as_figure(
         bars,
         _likeliest(table, arms),
-        f"First tokens that reach {SHOWN_FROM:.1%} under some answer (the ten likeliest at most); ▲ marks target "
+        f"First tokens that reach {SHOWN_FROM:.1%} under some answer (the {at_most} likeliest at most); ▲ marks target "
         "tokens, ▼ control tokens, ␣ a space.",
         f"Bars of first-token probabilities: {', '.join(names).lower()}.",
-        height=TOKENS_HEIGHT,
+        height=COMPACT_HEIGHT if compact else TOKENS_HEIGHT,
         omits="Does not show what follows the first token: read the answers.",
     )
 
 
-def logit_diffs(rows: pd.DataFrame, target: str, control: str) -> Figure:
+def logit_diffs(rows: pd.DataFrame, target: str, control: str, compact: bool = False) -> Figure:
     """F as it is, changed, and under every random draw, on one line with zero marked.
 
     `rows`: arm, draw (missing but for random), logit_diff (logits; missing where the model broke).
@@ -118,7 +129,7 @@ def logit_diffs(rows: pd.DataFrame, target: str, control: str) -> Figure:
         _moved(table),
         f"Right of zero the target tokens ({target}) are ahead, left of it the control tokens ({control}){beside}.",
         f"Points on one axis: {', '.join(names).lower()}.",
-        height=LOGITS_HEIGHT,
+        height=COMPACT_HEIGHT if compact else LOGITS_HEIGHT,
         omits="Does not show what the change does to other prompts: Dose response and Injection window do.",
     )
 

@@ -17,9 +17,10 @@ from pprobe_core.charts import (
     HEIGHT,
     HELDOUT,
     MUTED,
+    OTHERS,
+    PREDICTED,
     RANDOM,
     RANKED,
-    TARGET,
     Figure,
     as_figure,
     colour_by,
@@ -182,9 +183,9 @@ def patch_by_count(points: pd.DataFrame, predicted: pd.DataFrame | None = None) 
         line = alt.Chart(expected).encode(
             x=x, y=y, tooltip=[x_tooltip("n_neurons"), number_tooltip("mean", "Predicted")]
         )
-        marks.append(line.mark_line(color=TARGET, strokeDash=[6, 3], strokeWidth=2))
-        marks.append(line.mark_point(color=TARGET, shape="diamond", filled=True, size=46))
-        text = "Purple dashes: sum of the neurons' mean importance I, the change predicted along the direct path. "
+        marks.append(line.mark_line(color=PREDICTED, strokeDash=[6, 3], strokeWidth=2))
+        marks.append(line.mark_point(color=PREDICTED, shape="diamond", filled=True, size=46))
+        text = "Dashes with diamonds: sum of the neurons' mean importance I, predicted along the direct path. "
         row = main_row(rows, "n_neurons")
         at = expected[np.isclose(expected["x"], row["n_neurons"])] if row is not None else expected.iloc[:0]
         if row is not None and len(at):
@@ -276,7 +277,7 @@ def collateral(
     y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, grid=False))
     x = alt.X("delta_mean:Q", title="Change of F (logits)", scale=alt.Scale(padding=12))
     base = alt.Chart(shown).encode(y=y)
-    colour = colour_by("kind", domain, (RANKED, HELDOUT, RANDOM))
+    colour = colour_by("kind", domain, (RANKED, OTHERS, RANDOM))
     tooltip = [
         alt.Tooltip("label:N", title="Circuit"),
         number_tooltip("baseline_mean", "Unedited F"),

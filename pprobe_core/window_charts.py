@@ -13,14 +13,17 @@ import pandas as pd
 
 from pprobe_core.charts import (
     ATTENTION,
+    BROKEN,
     COMPONENT_NAMES,
     FFN,
-    HELDOUT,
+    MIXED,
     MUTED,
     RANDOM,
     RANKED,
+    SEPARATED,
     SKIP,
-    TARGET,
+    STILL_RIGHT,
+    SWITCHED,
     Figure,
     as_figure,
     colour_by,
@@ -47,16 +50,16 @@ from pprobe_core.sweep_rows import (
 
 Value = Literal["delta_mean", "excess"]
 REGIMES: Mapping[str, tuple[str, str]] = {  # letter on a map, colour
-    "destructive": ("D", "#8A6FD6"),
-    "causal": ("C", RANKED),
+    "destructive": ("D", BROKEN),
+    "causal": ("C", SWITCHED),
     "committed": ("–", MUTED),
-    "mixed": ("M", "#AA3399"),
+    "mixed": ("M", MIXED),
 }
 # What becomes of the answers; a regime has the colour of the outcome that names it.
 OUTCOMES: Mapping[str, tuple[str, str]] = {
-    "switched": ("Switched", RANKED),
-    "switched_and_right": ("Switched, still right", "#008F74"),
-    "broken": ("Broken", "#8A6FD6"),
+    "switched": ("Switched", SWITCHED),
+    "switched_and_right": ("Switched, still right", STILL_RIGHT),
+    "broken": ("Broken", BROKEN),
 }
 DIVERGING = ("#8F6500", "#D9DDE1", "#6A4CC4")  # control, nothing, target
 SEQUENTIAL = ("#E1E6E9", "#0B5A7A")
@@ -273,7 +276,11 @@ def separability(rows: pd.DataFrame, threshold: float = 0.5) -> Figure:
     table = rows.reindex(columns=columns).astype("float64").sort_values("layer")
     x = _layer_x(table, "After layer")
     names = ["Accuracy", "AUC"]
-    colour = colour_by("measure", names, (HELDOUT, TARGET))
+    shape = alt.Shape(
+        "measure:N",
+        scale=alt.Scale(domain=names, range=["circle", "diamond"]),
+        legend=alt.Legend(title=None, orient="top", symbolFillColor=SEPARATED, symbolStrokeWidth=0),
+    )
     y = alt.Y(
         "value:Q", title="Held-out prompts", scale=alt.Scale(domain=[0, 1.03], nice=False), axis=alt.Axis(format="%")
     )
@@ -290,19 +297,19 @@ def separability(rows: pd.DataFrame, threshold: float = 0.5) -> Figure:
         alt.Tooltip("low:Q", title="95 % from", format=".1%"),
         alt.Tooltip("high:Q", title="95 % to", format=".1%"),
     ]
-    base = alt.Chart(accuracy).encode(x=x, color=colour)
+    base = alt.Chart(accuracy).encode(x=x)
     chance = alt.Chart(pd.DataFrame({"y": [threshold], "text": ["chance"]}))
     marks = [
         chance.mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=alt.Y("y:Q")),
         chance.mark_text(align="left", dx=4, dy=9, color=MUTED, fontSize=11).encode(
             x=alt.value(0), y=alt.Y("y:Q"), text=alt.Text("text:N")
         ),
-        base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        base.mark_line(strokeWidth=2).encode(y=y),
-        base.mark_circle(size=48, opacity=1).encode(y=y, tooltip=own),
+        base.mark_rule(strokeWidth=1.6, color=SEPARATED).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        base.mark_line(strokeWidth=2, color=SEPARATED).encode(y=y),
+        base.mark_point(filled=True, size=48, opacity=1, color=SEPARATED).encode(y=y, shape=shape, tooltip=own),
         alt.Chart(auc)
-        .mark_point(shape="diamond", filled=False, size=90, strokeWidth=1.8)
-        .encode(x=x, y=y, color=colour, tooltip=tooltip),
+        .mark_point(filled=True, size=80, opacity=1, color=SEPARATED)
+        .encode(x=x, y=y, shape=shape, tooltip=tooltip),
     ]
     title = "There are no held-out prompts to test the direction on"
     if len(accuracy):

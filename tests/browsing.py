@@ -93,10 +93,15 @@ class Server:
         self.stop()
 
 
+def system_browser() -> str | None:
+    """Where the system's Chromium or Chrome is; None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
 def launch(playwright: Playwright) -> Browser | None:
     """The system's browser, else Playwright's own; None when there is neither."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    system = next((path for name in names if (path := shutil.which(name))), None)
+    system = system_browser()
     for executable in [system, None] if system else [None]:
         try:
             return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)

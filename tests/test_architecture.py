@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Low to high, as docs/architecture.md says; a room may import what lies lower, and its own height where named.
 HEIGHTS = (
-    {"settings", "errors", "wording", "paper"},
+    {"settings", "errors", "wording", "difference", "paper"},
     {"circuits", "models", "stats"},
     {"probing", "interventions"},
     {"comparison"},

@@ -32,6 +32,14 @@ def dashboard(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Ite
     assert "Traceback" not in server.log
 
 
+@pytest.fixture(scope="module")
+def recorded_dashboard(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a dashboard with the recorded results."""
+    with Server(tmp_path_factory.mktemp("recorded_dashboard")) as server:
+        yield server.url
+    assert "Traceback" not in server.log
+
+
 @pytest.fixture
 def page(browser: Browser, dashboard: str) -> Iterator[Page]:
     context = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900}, base_url=dashboard)
@@ -230,7 +238,7 @@ def test_a_dose_sweep_with_its_answers_and_a_label_that_stays(page: Page) -> Non
     settled(page)
     folded = page.locator(".st-key-in_full_dose").get_by_text("Show the compliant answer")
     expect(folded).to_be_visible()
-    answer = page.locator('.st-key-in_full_dose [data-testid="stExpander"] [data-testid="stText"]')
+    answer = page.locator('.st-key-in_full_dose [data-testid="stExpander"] [data-testid="stHtml"]')
     expect(answer).not_to_be_visible()
     folded.click()
     expect(answer).to_be_visible()
@@ -342,3 +350,36 @@ def test_the_browser_remembers_the_tour_and_keys_turn_the_pages_of_a_presentatio
     page.keyboard.press("l")
     expect(page.get_by_test_id("stSidebar")).to_be_visible()
     assert "present" not in page.url
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080)])
+def test_a_presentation_has_dials_answers_and_bars_on_one_screen(
+    browser: Browser, recorded_dashboard: str, size: tuple[int, int]
+) -> None:
+    width, height = size
+    context = browser.new_context(
+        reduced_motion="reduce", viewport={"width": width, "height": height}, base_url=recorded_dashboard
+    )
+    context.add_cookies([{"name": "pprobe_tour", "value": "0", "url": recorded_dashboard}])
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto("/playground?present=1")
+    expect(page.get_by_text("Refuses → Goes along")).to_be_visible(timeout=PATIENCE)
+    bars = page.locator('.st-key-play_figures [data-testid="stVegaLiteChart"] :is(svg.marks, canvas.marks)').first
+    expect(bars).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    foot = page.locator('[data-testid="stBottomBlockContainer"]').bounding_box()
+    assert foot is not None
+    for part in (".st-key-play_sliders", ".st-key-play_random", ".st-key-play_redraw"):
+        box = page.locator(part).bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= foot["y"], part
+    chart = bars.bounding_box()
+    assert chart is not None
+    assert chart["y"] + chart["height"] <= foot["y"]
+    for key in ("play_unedited", "play_edited", "play_random"):  # nothing in a card is cut off
+        cut = page.locator(f".st-key-{key}").evaluate("card => card.scrollHeight - card.clientHeight")
+        assert cut <= 1, key
+    picker = page.locator(".st-key-run_picker input").evaluate("field => field.scrollWidth - field.clientWidth")
+    assert picker <= 1
+    context.close()

@@ -147,6 +147,22 @@ def test_a_cancelled_comparison_keeps_what_it_made_and_goes_on(jobs: Jobs) -> No
     assert {p.state for p in compare_frames.compared(jobs.store, TWO).parts} == {"done"}
 
 
+def test_a_comparison_cancelled_as_it_gives_way_is_cancelled(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The press comes after the worker has looked for it the last time and before the comparison lets go."""
+
+    def waits() -> bool:
+        jobs.cancel(job_id)
+        return True
+
+    with jobs._changed:  # the worker cannot begin before it is in place
+        monkeypatch.setattr(jobs, "_others_wait", waits)
+        job_id = jobs.submit(TWO)
+    assert jobs.wait(job_id, 60).state == "cancelled"
+    assert not jobs.busy
+    monkeypatch.undo()
+    assert jobs.wait(jobs.submit(TWO), 120).state == "done"
+
+
 def test_a_comparison_that_was_interrupted_goes_on_at_the_next_start(tmp_path: Path, pool: ModelPool) -> None:
     path = tmp_path / "a.duckdb"
     first = Jobs(Store(path), pool)

@@ -1,19 +1,44 @@
-"""The documents keep their word: commands are accepted, named files and functions exist, links resolve, code runs."""
+"""The documents keep their word: commands are accepted and run, named files and functions exist, links resolve,
+code runs, pictures are shown.
+"""
 
 import ast
+import csv
 import importlib
 import re
 import shlex
+import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from pprobe_core.circuits import editor
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.cli import main
 from pprobe_core.cli.parser import build_parser
+from pprobe_core.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "cache" / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(r"python(?:3)? -m pprobe_core\b(.*)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)")
+# Shown commands that are not run here: how they start, and why. The others must do what they say.
+ONLY_PARSED = {
+    "models check Qwen/Qwen3-0.6B": "asks the hub",
+    "probe --model path/to/model": "needs a model of one's own: tests/test_cli.py",
+    "sweep dose --run latest": "answers at four points and in their random draws: tests/test_cli_sweep.py",
+    "sweep window": "minutes: tests/test_cli_sweep.py",
+    "compare --models mini-qwen3,mini-llama,mini-gemma3": "computes what is not recorded: tests/test_comparison.py",
+    "runs export RUN --format html": "seconds of drawing: tests/test_html_report.py",
+    "circuits check FILE|ID": "the one of the README is run",
+    "recorded check --fast": "a part of the next one",
+    "recorded check": "runs models: tests/test_recording.py",
+    "reproduce run.json": "the one of the README is run",
+    "recorded build": "minutes: tests/test_recording.py",
+    "train": "hours: tests/test_training.py",
+}
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -27,15 +52,20 @@ def code_spans(document: Path) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
+def commands_of(document: Path) -> list[str]:
+    """Every command line of the product in a document's blocks that can be copied, in their order, without comments."""
+    lines = [line for block in blocks(document, "bash") for line in block.splitlines()]
+    return [shlex.join(shlex.split(match[1], comments=True)) for line in lines if (match := COMMAND.search(line))]
+
+
 def commands() -> set[tuple[str, str]]:
     """Every command line of the product in a block that can be copied, with its document."""
-    return {
-        (document.name, match[1])
-        for document in DOCUMENTS
-        for block in blocks(document, "bash")
-        for line in block.splitlines()
-        if (match := COMMAND.search(line))
-    }
+    return {(document.name, line) for document in DOCUMENTS for line in commands_of(document)}
+
+
+def only_parsed(line: str) -> str | None:
+    """The start under which ONLY_PARSED names a command line."""
+    return next((start for start in ONLY_PARSED if line.replace("'", "").startswith(start)), None)
 
 
 def mentions() -> set[tuple[str, str]]:
@@ -79,7 +109,57 @@ def defined() -> frozenset[str]:
 
 @pytest.mark.parametrize(("document", "line"), sorted(commands()))
 def test_a_shown_command_is_one_that_is_accepted(document: str, line: str) -> None:
-    assert callable(build_parser().parse_args(shlex.split(line, comments=True)).run), document
+    assert callable(build_parser().parse_args(shlex.split(line)).run), document
+
+
+@pytest.fixture
+def placeholders(recorded_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    """What a reader of the documents puts in their place, in a folder with the recorded results and the named files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PPROBE_DB", str(shutil.copy(recorded_file, tmp_path / "pprobe.duckdb")))
+    with Store(tmp_path / "pprobe.duckdb", reading=True) as store:
+        runs, sweeps = store.runs(), store.sweeps()
+    run = runs[(runs["model"] == "mini-qwen3") & (runs["circuit"] == "math")]["run_id"].iloc[0]
+    sweep = sweeps[sweeps["run_id"] == run]["sweep_id"].iloc[0]
+    (tmp_path / "my_behaviour.yaml").write_bytes(editor.export_bytes("code"))
+    pairs = editor.pairs_of(load_circuit("code"), "mini").lines[:24]
+    for name in ("my_pairs.csv", "questions.csv"):
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("original", "perturbed"), *((p["original"], p["perturbed"]) for p in pairs)])
+    mine = editor.import_circuit("my_behaviour.yaml", (tmp_path / "my_behaviour.yaml").read_bytes())
+    return {"RUN": run, "SWEEP": sweep, "ID": mine.circuit_id, "FILE": "my_behaviour.yaml"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [d for d in DOCUMENTS if any(only_parsed(line) is None for line in commands_of(d))],
+    ids=lambda d: d.name,
+)
+def test_the_commands_of_a_document_run_one_after_the_other(
+    document: Path, placeholders: Mapping[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in commands_of(document):
+        if only_parsed(line) is None:
+            code = main([placeholders.get(word, word) for word in shlex.split(line)])
+            assert code == 0, f"{line}: {capsys.readouterr().err}"
+
+
+def test_what_is_only_parsed_is_still_shown() -> None:
+    shown = {only_parsed(line) for _, line in commands()}
+    assert set(ONLY_PARSED) <= shown, "take those off the list"
+
+
+def test_every_picture_is_shown_in_a_document_with_a_text_and_can_be_made_again() -> None:
+    found = [
+        (alt, (document.parent / target).resolve())
+        for document in DOCUMENTS
+        for alt, target in PICTURE.findall(document.read_text(encoding="utf-8"))
+    ]
+    assert all(len(alt) > 30 for alt, _ in found)
+    made = re.findall(r'out / "([\w-]+\.png)"', (ROOT / "docs" / "make_screenshots.py").read_text(encoding="utf-8"))
+    folder = ROOT / "docs" / "images"
+    assert sorted(path for _, path in found) == sorted(folder.iterdir()) == sorted(folder / name for name in made)
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(mentions()))

@@ -13,7 +13,7 @@ from pprobe_core import jobs as core_jobs
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def results_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PPROBE_DB", str(tmp_path / "pprobe.duckdb"))
     st.cache_resource.clear()
     yield

@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import charts, pictures, report
 from pprobe_core import jobs as core_jobs
 from tests import test_charts, test_compare_charts, test_sweep_charts
+from tests.app_pages import amiss_at_tables
 
 SOURCE = "Run 0123456789ab · mini-qwen3 · Safety refusal · prompt set mini, 24 pairs · pprobe"
 HOSTILE = '<script>alert("x")</script> & \u202eevil\u0007 =1+1 🙂'
@@ -163,6 +164,80 @@ def test_every_chart_and_table_of_a_page_can_be_saved(probe_page: AppTest) -> No
     for label in ("Picture (PNG)", "Drawing (SVG)", "Numbers (CSV)", "Numbers (Parquet)"):
         assert labels.count(label) == n_charts
     assert labels.count("Table (CSV)") == labels.count("Table (Parquet)") == len(probe_page.dataframe) == 4
+    assert not amiss_at_tables(probe_page)
+
+
+def three_tables() -> None:
+    """Three tables, one that can be edited; what their menus give is left in the session, by file name."""
+    import pandas as pd
+    import streamlit as st
+    from streamlit import runtime
+
+    from ui import exports
+
+    text = st.column_config.TextColumn
+    frame, rest = pd.DataFrame({"word": ["=1+1", "b"]}), pd.DataFrame({"word": ["c"], "more": ["d"]})
+    heading = {"word": text("Word", help="A word."), "more": text("More", help="More of it.")}
+    exports.table(frame.set_index("word"), key="plain", column_config=heading)
+    exports.table(frame, key="first", rest=lambda: rest, column_config=heading, hide_index=True)
+    exports.editor(frame, key="edited", rest=lambda: rest, column_config=heading, hide_index=True, num_rows="dynamic")
+    offered = runtime.get_instance().media_file_mgr._deferred_callables.values()
+    st.session_state["saved"] = {entry["filename"]: entry["callable"]() for entry in offered}
+
+
+def test_a_menu_gives_the_rows_shown_with_their_edits_and_those_behind_them() -> None:
+    app = AppTest.from_function(three_tables)
+    app.session_state["edited"] = {
+        "edited_rows": {1: {"word": "changed"}},
+        "added_rows": [{"word": "added"}],
+        "deleted_rows": [],
+    }
+    app.run()
+    assert not app.exception
+    assert not amiss_at_tables(app)
+    saved = {name: data.decode("utf-8-sig") for name, data in app.session_state["saved"].items() if "csv" in name}
+    assert {name: text.split() for name, text in saved.items()} == {
+        "pprobe-plain.csv": ["Word", "'=1+1", "b"],
+        "pprobe-first.csv": ["Word,More", "'=1+1,", "b,", "c,d"],
+        "pprobe-edited.csv": ["Word,More", "'=1+1,", "changed,", "added,", "c,d"],
+    }
+    kept = pq.read_table(io.BytesIO(app.session_state["saved"]["pprobe-edited.parquet"]))
+    assert kept.column("Word").to_pylist() == ["=1+1", "changed", "added", "c"]
+
+
+def pairs_left_out() -> None:
+    from types import SimpleNamespace
+
+    from ui import cards
+
+    skipped = [{"pair_id": "own-3", "reason": "The prompt is too long for this model."}]
+    cards.left_out(SimpleNamespace(summary={"skipped": skipped}))  # type: ignore[arg-type]
+
+
+def test_pairs_that_could_not_be_used_can_be_saved_with_their_reasons() -> None:
+    app = AppTest.from_function(pairs_left_out).run()
+    assert not app.exception
+    assert not amiss_at_tables(app)
+    (shown,) = app.dataframe
+    assert shown.value.to_dict("records") == [{"pair_id": "own-3", "reason": "The prompt is too long for this model."}]
+
+
+def a_bare_table() -> None:
+    import pandas as pd
+    import streamlit as st
+
+    config = {"a": st.column_config.TextColumn(help="Said."), "c": st.column_config.TextColumn("C")}
+    st.dataframe(pd.DataFrame({"a": [1], "b": [2], "c": [3]}), alt="Bare", hide_index=True, column_config=config)
+    st.table(pd.DataFrame({"a": [1]}))
+
+
+def test_the_look_at_the_tables_of_a_page_finds_what_they_lack() -> None:
+    assert amiss_at_tables(AppTest.from_function(a_bare_table).run()) == [
+        "st.table has no help on its headings",
+        "Bare: cannot be saved",
+        "Bare: no help on 'b'",
+        "Bare: no help on 'c'",
+    ]
 
 
 def test_the_tables_own_download_is_off() -> None:

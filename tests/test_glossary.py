@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
+from pprobe_core import window_charts
 from ui import glossary, terms, words
 from ui.glossary import ENTRIES, GROUPS
 
@@ -18,12 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "ui" / "main.py"
 # Words of the field that a reader without it cannot know. Where one is shown, the glossary must have it.
 JARGON = (
-    "ablation", "attention", "AUC", "base model", "bootstrap", "coherence", "collateral", "coupling", "coverage",
-    "difference of means", "discovery", "FFN", "FFN/Skip", "flip rate", "forward pass", "Gini", "held-out", "Holm",
-    "hypergeometric", "importance", "injection", "kappa", "layer", "logit", "logit difference", "logit lens", "logits",
-    "McNemar", "nats per token", "neuron", "norm-aware", "opposition", "output head", "p values", "patching",
-    "permutation test", "perturbation", "playground", "random draws", "ranking", "read-out", "residual stream",
-    "routing", "seed", "skip path", "sweep", "thinking", "token", "tokeniser", "verdict",
+    "ablation", "attention", "AUC", "base model", "bfloat16", "bootstrap", "chat template", "coherence", "collateral",
+    "coupling", "coverage", "difference of means", "discovery", "embedding", "excess", "FFN", "FFN/Skip", "flip rate",
+    "forward pass", "Gini", "gradients", "held-out", "Holm", "hypergeometric", "importance", "injection", "kappa",
+    "layer", "logit", "logit difference", "logit lens", "logits", "loss", "McNemar", "nats per token", "neuron",
+    "norm-aware", "opposition", "output head", "p values", "patching", "permutation test", "perturbation",
+    "playground", "random draws", "ranking", "read-out", "regime", "residual stream", "RMS", "routing", "seed",
+    "SHA-256", "sign-flip", "skip path", "slope", "Spearman's rho", "sweep", "thinking", "token", "tokeniser",
+    "variance", "verdict", "weights",
 )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def test_the_words_of_stages_structures_and_regimes_are_defined() -> None:
     assert all(name in stages for name, _ in words.STAGES)
     assert {words.STRUCTURES[name] for name in ("opposition", "routing", "read_out")} <= set(words.GLOSSARY)
     window = words.GLOSSARY["Injection window"].lower()
-    assert all(name in window for name in words.REGIMES if name != "mixed")
+    assert all(name in window for name in window_charts.REGIMES if name != "mixed")
 
 
 def test_every_help_text_is_used_and_every_used_one_is_there() -> None:
@@ -133,6 +136,20 @@ def test_what_was_explained_before_is_not_explained_again() -> None:
     seen: set[str] = set()
     assert "glossary#neuron" in terms.marked("a neuron", seen=seen)
     assert terms.marked("another neuron", seen=seen) == "another neuron"
+
+
+def test_in_markdown_of_ours_code_links_and_quotations_stay_as_they_are() -> None:
+    seen = {"Sweep"}
+    said = terms.said("**Run sweep**: `seed` [layer](x) “F” of *neurons* \\<b\\>seed", ["\\<b\\>seed"], seen)
+    assert said.startswith('**Run sweep**: `seed` [layer](x) “F” of *[neurons](glossary#neuron "')
+    assert said.endswith('")* \\<b\\>seed')
+    assert seen == {"Sweep", "Neuron"}
+    assert terms.said(said, ["\\<b\\>seed"], {"Sweep"}) == said
+
+
+def test_what_a_person_wrote_is_found_as_whole_words_only() -> None:
+    assert "glossary#layer" in terms.marked("a layer of a model", own=["a"])
+    assert "glossary#" not in terms.marked("my layer of a model", own=["my layer", " "])
 
 
 @pytest.mark.parametrize("text", ["neuron-7b", "org/neuron", "L3.N12", "xlayers", "neuron_x", "ffn", "f moves", "P"])

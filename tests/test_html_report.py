@@ -1,6 +1,7 @@
 """The HTML report: whole, self-contained, harmless whatever prompts and names hold, and with the numbers it claims."""
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -112,6 +113,41 @@ def test_the_numbers_are_the_runs_with_interval_and_n(report_of_run: str, record
     assert s["prompt_set_sha256"] in words
     for sweep_id in recorded.sweeps(run_id)["sweep_id"]:
         assert str(sweep_id) in words
+
+
+def test_before_and_after_count_the_answers_of_one_split(report_of_run: str, recorded: Store, run_id: str) -> None:
+    told = re.findall(r"(\d+) of (\d+) (\S+) answers change class at ([^<]+)\.</p>", report_of_run)
+    sizes = set()
+    for sweep_id in recorded.sweeps(run_id)["sweep_id"]:
+        answers = recorded.sweep_responses(str(sweep_id))
+        sizes.add(answers.loc[answers["split"] == "heldout", "pair_id"].nunique())
+    assert told
+    for n_changed, n, split, place in told:
+        assert split == "held-out"
+        assert int(n_changed) <= int(n)
+        assert int(n) in sizes
+        assert "heldout" not in place
+
+
+def test_words_that_an_edit_changed_are_marked_on_both_sides(report_of_run: str, recorded: Store, run_id: str) -> None:
+    cells = re.findall(
+        r'<h4>(Unedited|Edited)</h4>.*?<span dir="auto" class="words">(.*?)</span></p>', report_of_run, re.DOTALL
+    )
+    assert len(cells) > 10
+    answers = set[str]()
+    for sweep_id in recorded.sweeps(run_id)["sweep_id"]:
+        answers |= set(recorded.sweep_responses(str(sweep_id))["text"])
+    pairs = list(zip(cells[::2], cells[1::2], strict=True))
+    n_marked = 0
+    for (one, before), (other, after) in pairs:
+        assert (one, other) == ("Unedited", "Edited")
+        texts = [html.unescape(re.sub("</?mark>", "", side)) for side in (before, after)]
+        assert texts[0] in answers | {"(empty)"}
+        assert texts[1] in answers | {"(empty)"}
+        if texts[0] == texts[1]:
+            assert "<mark>" not in before + after
+        n_marked += "<mark>" in before + after
+    assert n_marked
 
 
 def test_answers_that_go_along_stay_folded(report_of_run: str, recorded: Store, run_id: str) -> None:

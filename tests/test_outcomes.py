@@ -16,7 +16,7 @@ from pprobe_core.interventions.outcomes import (
     outcome_rates,
     regimes,
 )
-from pprobe_core.interventions.steering import steering
+from pprobe_core.interventions.steering import best_switch, steering
 from pprobe_core.interventions.types import BASELINE_KEY, SweepPoint, SweepResponse
 
 SAFETY, LANGUAGE, SYCOPHANCY = (load_circuit(name) for name in ("safety_refusal", "language", "sycophancy"))
@@ -129,12 +129,12 @@ RUN = {
 SWEEP = {"separability": [{"layer": 0, "accuracy": 1.0, "low": 0.86, "high": 1.0, "auc": 1.0, "n_prompts": 24}]}
 
 
-def point(arm: str, draw: int | None, layer: int) -> SweepPoint:
-    group = f"window/means/layer={layer}/strength=1"
+def point(arm: str, draw: int | None, layer: int, strength: float = 1.0) -> SweepPoint:
+    group = f"window/means/layer={layer}/strength={strength:g}"
     key = f"{group}/ranked" if draw is None else f"{group}/random-{draw}"
     return SweepPoint(
         point_id=f"{key}/discovery", group=f"{group}/discovery", kind="window", variant="means", arm=arm, draw=draw,  # type: ignore[arg-type]
-        n_neurons=None, layer=layer, layers=(), strength=1.0, factor=None, split="discovery", n_prompts=8,
+        n_neurons=None, layer=layer, layers=(), strength=strength, factor=None, split="discovery", n_prompts=8,
         logit_diff_mean=0.0, low=None, high=None, delta_mean=0.0, delta_low=None, delta_high=None, n_broken=0,
         neurons=(), pair_ids=(), logit_diffs=(), deltas=(),
     )  # fmt: skip
@@ -158,6 +158,25 @@ def test_the_best_place_is_chosen_on_discovery_and_told_from_held_out_prompts() 
     assert "expected to work. It did: after layer 0" in found.sentence
     assert "9 of 12 held-out" in found.sentence
     assert "random directions 0 %)" in found.sentence
+
+
+def test_of_places_that_switch_as_many_the_one_that_chance_explains_least_is_told() -> None:
+    """Not the first in the order of their names, where layer 10 stands before layer 2."""
+    places = [(0, 2.0), (10, 1.0), (2, 1.0), (2, 2.0), (3, 1.0)]
+    points = [point(arm, draw, *place) for place in places for arm, draw in (("ranked", None), ("random", 0))]
+    by_chance = {(0, 2.0): 12, (10, 1.0): 1, (2, 1.0): 1, (2, 2.0): 1, (3, 1.0): 2}  # of 12 discovery answers
+    rates = [
+        rate_of(p.key, split, 12 if p.arm == "ranked" else by_chance[p.layer or 0, p.strength or 0.0])
+        for p in points
+        for split in ("discovery", "heldout")
+    ]
+    best = best_switch(points, rates)
+    assert best is not None
+    assert (best.place.layer, best.place.strength) == (2, 1.0)
+    assert best.random == (1 / 12,)
+    assert best.worked
+    fewer = [r if (r.key, r.split) != (best.place.key, "discovery") else rate_of(r.key, r.split, 11) for r in rates]
+    assert getattr(best_switch(points, fewer), "place", None) != best.place, "the most switched answers come first"
 
 
 def test_random_directions_that_do_as_much_deny_the_success() -> None:

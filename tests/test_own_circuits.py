@@ -127,6 +127,12 @@ def test_a_draft_stands_in_no_list_and_goes_when_it_is_saved() -> None:
     assert list(editor.drafts()) == ["greeting"]
     assert "greeting" not in load_circuits()
     assert editor.new_id("Greeting") == "greeting_2"
+    drafted = editor.export_bytes("greeting")
+    editor.save(GREETING)
+    editor.save_draft(changed(title="Rude greeting"))
+    assert b"Rude" not in editor.export_bytes("greeting"), "what is saved is handed on, not what is being changed"
+    assert b"Rude" in editor.export_bytes("greeting", draft=True)
+    assert b"Polite" in drafted
     editor.save(GREETING)
     assert not editor.drafts()
     assert "greeting" in load_circuits()

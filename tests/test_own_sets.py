@@ -119,13 +119,41 @@ def test_rows_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importing, "MAX_ROWS", 3)
     table = read_table("a.txt", b"a\nb\nc\nd\ne\n")
     assert (len(table.rows), table.n_more) == (3, 2)
+    table = read_table("a.txt", b"a\n\nc\nd\n\ne\n\n")
+    assert (len(table.rows), table.empty, table.n_more, table.n_blank) == (2, (2,), 2, 1)
     table = read_table("a.parquet", as_parquet(goal=[str(i) for i in range(2500)]))
     assert (len(table.rows), table.n_more) == (3, 2497)
 
 
 def test_rows_with_too_few_cells_are_counted_and_columns_get_names_of_their_own() -> None:
     table = read_table("a.csv", b"goal,goal,\na,b,c\nonly one\n")
-    assert (table.columns, table.n_damaged) == (("goal", "goal (2)", "column 3"), 1)
+    assert (table.columns, table.damaged) == (("goal", "goal (2)", "column 3"), (2,))
+    with pytest.raises(BadRequest, match=r"another number of cells than the header\. Quote cells"):
+        read_table("a.csv", b"goal\nHello, you\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "\n\ngoal\nOne.\n\nThree.\n,too many\nFive.\n\n \n"),
+        ("a.csv", "\r\n\r\ngoal\r\nOne.\r\n\r\nThree.\r\n,too many\r\nFive.\r\n\r\n\r\n"),
+        ("a.csv", '\n\ngoal\n"One\n.\n"\n""\n"Three\n."\n,too many\nFive.\n\n\n'),
+    ],
+)
+def test_a_row_of_a_spreadsheet_keeps_its_number_whatever_stands_before_it(name: str, text: str) -> None:
+    table = read_table(name, text.encode())
+    assert [number for number, _ in table.numbered()] == [1, 3, 5]
+    assert (table.empty, table.damaged, table.n_blank) == ((2,), (4,), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.txt", "\nTwo.\n \nFour.\n\n\n"), ("a.jsonl", '\n{"goal": "Two."}\n\n{"goal": "Four."}\n\n \n')],
+)
+def test_a_line_keeps_its_number_whatever_stands_before_it(name: str, text: str) -> None:
+    table = read_table(name, text.encode())
+    assert [number for number, _ in table.numbered()] == [2, 4]
+    assert (table.empty, table.n_blank) == ((1, 3), 2)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +229,20 @@ def test_rows_left_out_are_named_with_the_reason() -> None:
     }
     assert made.n_seen == 7
     assert "In 1 pair both prompts are the same" in made.notes[0]
+
+
+def test_empty_and_damaged_rows_are_counted_with_their_numbers_in_the_file() -> None:
+    made = pairs_of("\noriginal,perturbed\na,b\n\na,b,\n,\nc,d\na,b\n,e\n\n\n")
+    assert [line["id"] for line in made.lines] == ["row-0001", "row-0005"]
+    assert made.left_out == {
+        pairing.DUPLICATE: (6,),
+        pairing.NO_PROMPT: (7,),
+        pairing.DAMAGED: (3,),
+        pairing.EMPTY: (2, 4),
+    }
+    assert made.n_seen == len(made.lines) + sum(made.counts.values()) == 7
+    assert made.notes == ("3 blank lines stand before or after the rows.",)
+    assert pairs_of("original,perturbed\na,b\nc,d\n").notes == ()
 
 
 def test_only_so_many_pairs_are_kept_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from pprobe_core.models.catalogue import find_model
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store
 from pprobe_core.wording import with_minus
-from tests.app_pages import MAIN, open_app
+from tests.app_pages import MAIN, amiss_at_tables, open_app
 from tests.page_words import without_terms
 from ui import backend, shell, sweeps, tables, words
 
@@ -86,9 +86,10 @@ def words_on(app: AppTest) -> str:
 
 
 def calm(app: AppTest) -> AppTest:
-    """The page ended without an exception, and without the net for unforeseen ones."""
+    """The page ended without an exception, and without the net for unforeseen ones; its tables lack nothing."""
     assert not app.exception
     assert "Something unexpected" not in words_on(app)
+    assert not amiss_at_tables(app)
     return app
 
 
@@ -111,15 +112,15 @@ def test_an_empty_results_file_without_recorded_results_gets_a_real_first_run(
 ) -> None:
     monkeypatch.setenv("PPROBE_RECORDED", "0")
     monkeypatch.setenv("PPROBE_DB", str(tmp_path / "new.duckdb"))
-    backend.open_workplace()
+    backend.open_dashboard()
     (job,) = backend.jobs().list()
     assert (job.request.model, job.request.circuit) == ("mini-qwen3", "safety_refusal")
     assert backend.jobs().wait(job.job_id, 120).state == "done"
     assert len(backend.jobs().store.runs()) == 1
-    backend.close_workplace()
-    backend.open_workplace()  # a second start finds the run and asks for nothing
+    backend.close_dashboard()
+    backend.open_dashboard()  # a second start finds the run and asks for nothing
     assert len(backend.jobs().list()) == 1
-    backend.close_workplace()
+    backend.close_dashboard()
 
 
 # -- a finished run --
@@ -223,8 +224,7 @@ def test_answers_of_other_circuits_are_shown_as_they_are() -> None:
 
 def test_compare_lays_two_runs_side_by_side(open_page: Open, finished: Path) -> None:
     app = calm(open_page("runs", finished))
-    (table,) = app.table
-    assert list(table.value.columns) == ["A", "B"]
+    table = next(frame for frame in app.dataframe if list(frame.value.columns) == ["A", "B"])
     assert set(table.value.loc["Behaviour"]) == {"Safety refusal", "Output language"}
     assert set(table.value.loc["Coupling"]) == {words.COUPLINGS["plain"]}
     assert charts_on(app) == 1
@@ -589,6 +589,7 @@ def test_a_label_is_stored_and_can_be_taken_back(open_page: Open, swept: Path, p
     app = calm(open_page(page, swept, sweep=sweep_id))
     labels = [box for box in app.selectbox if str(box.key).startswith("label_")]
     assert len(labels) == 2
+    assert any('<div dir="auto"' in block.proto.body for block in app.get("html"))  # answers whose words can be marked
     key = str(labels[1].key)
     app.selectbox(key=key).set_value("disclaimer").run()
     stored = shell.store().sweep_responses(sweep_id)["label"].dropna()

@@ -21,6 +21,7 @@ from pprobe_core.probing.types import ProbeRequest
 from tests.app_pages import open_app
 from tests.test_own_circuits import GREETING, changed
 from tests.test_pages import calm, words_on
+from ui import circuit_check, circuits
 from ui.words import COMPARE_VIEWS
 
 Open = Callable[..., AppTest]
@@ -190,6 +191,25 @@ def test_a_behaviour_is_made_refused_mended_by_presses_saved_and_run_from_start(
     app.switch_page("../pages/start.py").run()
     assert app.selectbox(key="circuit").value == "program_or_words"
     assert "Program or words in mini-qwen3" in words_on(calm(app)), "the check is its first run"
+
+
+def test_a_set_that_was_there_before_a_check_is_not_deleted_at_saving(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_circuit("code")
+    circuit = editor.save(editor.copy_of(base, "mini") | {"title": "Mine", "circuit_id": "mine"})
+    typed = [
+        {"original": pair.original.text, "perturbed": pair.perturbed.text if pair.perturbed else "", "keyword": ""}
+        for pair in load_prompt_set(base, "mini").pairs[:N_PAIRS]
+    ]
+    state = {"edit_pairs_from": circuits.TABLE, "edit_pairs_now": pd.DataFrame(typed)}
+    monkeypatch.setattr(st, "session_state", state)
+    first_day, another_day = circuits.Editing({}), circuits.Editing({})
+    name = circuit_check._stored_pairs(first_day, circuit)
+    assert circuit_check._stored_pairs(first_day, circuit) == name
+    assert first_day.made_sets == [name]
+    assert circuit_check._stored_pairs(another_day, circuit) == name
+    assert another_day.made_sets == [], "saving deletes what its own checks stored, and this is older"
 
 
 def press_check(app: AppTest) -> None:

@@ -10,6 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
 from pprobe_core.comparison import CompareRequest
+from tests.app_pages import amiss_at_tables
+from tests.page_words import without_terms
 from ui import backend, words
 
 MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
@@ -53,8 +55,9 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 
 def words_on(app: AppTest) -> str:
     assert not app.exception
+    assert not amiss_at_tables(app)
     groups = (app.title, app.header, app.markdown, app.caption, app.text, app.info, app.error, app.warning)
-    text = "\n".join(str(element.value) for group in groups for element in group).replace("\\", "")
+    text = without_terms("\n".join(str(element.value) for group in groups for element in group)).replace("\\", "")
     assert "Something unexpected" not in text
     return text
 

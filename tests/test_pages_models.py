@@ -14,6 +14,7 @@ from pprobe_core import settings
 from pprobe_core.models import devices
 from pprobe_core.models.known import known_models
 from tests.hub_server import COMMIT, Hub, use_hub
+from tests.page_words import without_terms
 from tests.tiny_models import edit_json, write_tiny_model
 from ui import backend, models
 
@@ -51,7 +52,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 def words_on(app: AppTest) -> str:
     assert not app.exception
     groups = (app.markdown, app.caption, app.text, app.info, app.error, app.success)
-    text = "\n".join(str(element.value) for group in groups for element in group).replace("\\", "")
+    text = without_terms("\n".join(str(element.value) for group in groups for element in group)).replace("\\", "")
     assert "Something unexpected" not in text
     return text
 

@@ -1,6 +1,7 @@
 """What the pages say about prompts of one's own, thinking, first tokens and normalisation; all runs real."""
 
 import hashlib
+import io
 import json
 import shlex
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -202,6 +204,16 @@ def kept(title: str = "Colours", circuit_id: str = "language") -> own_sets.OwnSe
 def test_uploaded_pairs_are_previewed_kept_and_run_under_their_title(prompt_page: Callable[..., AppTest]) -> None:
     app = prompt_page(circuit="language")
     assert "no prompt set of your own yet" in words_on(app)
+    app = upload(app, "gaps.csv", CSV.replace("perturbed\n", "perturbed\n\nodd\n") + "\n")
+    assert "4 pairs** from 8 rows, 4 rows are left out" in words_on(app)
+    assert "1 blank line stands before or after the rows." in words_on(app)
+    reasons = next(frame.value for frame in app.dataframe if "Left out because" in frame.value.columns)
+    assert dict(zip(reasons["Left out because"], reasons["Which"], strict=True)) == {
+        "the same prompts as a row before": "7",
+        "no prompt": "8",
+        "another number of cells than the header": "2",
+        "the row is empty": "1",
+    }
     app = upload(app, "my pairs.csv", CSV)
     assert "4 pairs** from 6 rows, 2 rows are left out" in words_on(app)
     reasons = next(frame.value for frame in app.dataframe if "Left out because" in frame.value.columns)
@@ -319,6 +331,44 @@ def test_a_kept_set_shows_where_it_comes_from_and_can_be_deleted(prompt_page: Ca
     assert list(app.dataframe[0].value["title"]) == ["Colours"]
     own_sets.delete_set(made.name)
     assert "no prompt set of your own yet" in words_on(calm(app.run()))
+
+
+def saved_by(set_name: str) -> None:
+    """A kept set in full; what its Save menu gives is left in the session, by file name."""
+    import streamlit as st
+    from streamlit import runtime
+
+    from pprobe_core.circuits import own_sets
+    from ui import prompts
+
+    prompts.details(own_sets.find_set(set_name))
+    offered = runtime.get_instance().media_file_mgr._deferred_callables.values()
+    st.session_state["saved"] = {entry["filename"]: entry["callable"]() for entry in offered}
+
+
+def test_all_pairs_of_a_kept_set_can_be_saved_where_only_the_first_are_shown(
+    prompt_page: Callable[..., AppTest],
+) -> None:
+    circuit = load_circuit("factual_recall")
+    rows = [
+        {"prompt": f"City {n} lies in", "twin": f"Town {n} lies in", "target": "A", "control": "B"} for n in range(30)
+    ]
+    table = read_table("a.json", json.dumps(rows).encode())
+    columns = guess_columns(table, circuit)
+    origin = own_sets.Origin("upload", "a.json", licence="CC0")
+    made = own_sets.add_set(circuit, "Places", make_pairs(table, columns, circuit), origin)
+    app = prompt_page(set_looked_at=made.name)
+    assert "The first 8 of 30 pairs" in words_on(app)
+    shown = next(frame.value for frame in app.dataframe if "Split" in frame.value.columns)
+    assert len(shown) == 8
+
+    alone = calm(AppTest.from_function(saved_by, kwargs={"set_name": made.name}).run())
+    kept = pq.read_table(io.BytesIO(alone.session_state["saved"][f"{made.name}-set_pairs.parquet"]))
+    assert kept.column("Prompt").to_pylist() == [row["prompt"] for row in rows]
+    assert kept.column("Second prompt").to_pylist() == [row["twin"] for row in rows]
+    assert set(kept.column("Control").to_pylist()) == {"B"}
+    source = kept.schema.metadata[b"source"].decode()
+    assert source.startswith("Prompt set Places · 30 pairs · from a.json · licence: CC0 · pprobe")
 
 
 def test_a_link_to_a_set_that_is_not_here_falls_back_to_one_that_is(prompt_page: Callable[..., AppTest]) -> None:

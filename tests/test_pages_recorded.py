@@ -12,7 +12,8 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import jobs as core_jobs
 from pprobe_core import settings
 from pprobe_core.probing.types import ProbeRequest
-from tests.app_pages import open_app
+from tests.app_pages import amiss_at_tables, open_app
+from tests.page_words import without_terms
 from ui import backend
 
 BADGE = ":gray-badge[:material/history: Recorded]"
@@ -39,7 +40,7 @@ def open_page(recorded_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def notices(app: AppTest) -> list[str]:
     assert not app.exception
-    return [m.value for m in app.markdown if m.value.startswith(BADGE)]
+    return [without_terms(m.value) for m in app.markdown if m.value.startswith(BADGE)]
 
 
 def button(app: AppTest, key: str) -> AppTest:
@@ -75,6 +76,8 @@ def test_a_run_is_computed_here_and_then_shows_how_it_agrees(open_page: Open) ->
     assert notices(app) == []
     assert not backend.jobs().store.run(str(run_id)).recorded
     assert any("All 193 numbers agree" in expander.label for expander in app.expander)
+    assert any("tolerance" in frame.value.columns for frame in app.dataframe)
+    assert not amiss_at_tables(app)
 
 
 def test_the_runs_page_tells_them_apart_takes_them_out_and_brings_them_back(open_page: Open) -> None:
@@ -94,7 +97,7 @@ def test_the_start_of_the_server_brings_them_in_and_computes_nothing(
     open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PPROBE_DB", str(tmp_path / "pprobe.duckdb"))
-    backend.open_workplace()
+    backend.open_dashboard()
     assert not backend.jobs().busy
     assert backend.jobs().list() == []
     assert len(notices(open_page("start", empty=True))) == 1
@@ -103,7 +106,7 @@ def test_the_start_of_the_server_brings_them_in_and_computes_nothing(
 def test_without_them_the_server_asks_for_a_first_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PPROBE_DB", str(tmp_path / "pprobe.duckdb"))
     monkeypatch.setenv("PPROBE_RECORDED", "0")
-    backend.open_workplace()
+    backend.open_dashboard()
     try:
         assert backend.jobs().store.runs().empty
         (job,) = backend.jobs().list()

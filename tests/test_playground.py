@@ -46,6 +46,10 @@ def question(text: str) -> Ask:
 # -- the queue ----------------------------------------------------------------------------------------------------
 
 
+class Panic(BaseException):
+    """What libraries that are not written in Python raise."""
+
+
 class Slow:
     """Answers when it is let go on; notes in which order it was asked."""
 
@@ -63,6 +67,8 @@ class Slow:
             watch.check()
         if "boom" in ask.prompt.text:
             raise RuntimeError("it broke")
+        if "panic" in ask.prompt.text:
+            raise Panic("a library gave up")
         if "sorry" in ask.prompt.text:
             raise BadRequest("That cannot be answered. Ask something else.")
         return Reply(ask, Written(ask.prompt.text.upper(), "stop"), None, None, (), (), "")
@@ -132,8 +138,7 @@ def test_a_newer_question_takes_the_place_of_the_one_that_waits(open_desk: Open,
     desk.ask("b", question("b1"))
     desk.ask("c", question("c1"))
     desk.ask("b", question("b2"))
-    assert standing(desk, "b").ahead == 1
-    assert desk.n_waiting() == 2
+    assert [standing(desk, v).ahead for v in "bc"] == [1, 2], "the one who is answered, and b once"
     assert [slow.go.release() for _ in range(3)]
     until(lambda: standing(desk, "c").state == "done")
     assert slow.order == ["a1", "b2", "c1"]
@@ -182,6 +187,15 @@ def test_an_error_stays_with_its_visitor_and_the_line_goes_on(
     assert "RuntimeError" in failed.error
     assert "it broke" not in failed.error
     assert "it broke" in caplog.text
+
+
+def test_a_library_that_gives_up_does_not_end_the_line(open_desk: Open, slow: Slow) -> None:
+    desk = open_desk()
+    desk.ask("a", question("panic"))
+    desk.ask("b", question("b1"))
+    assert [slow.go.release() for _ in range(2)]
+    until(lambda: standing(desk, "b").state == "done")
+    assert "internal error (Panic)" in (standing(desk, "a").error or "")
 
 
 def test_the_last_answer_stays_to_be_shown_while_the_next_is_made(open_desk: Open, slow: Slow) -> None:

@@ -14,11 +14,13 @@ from pprobe_core import jobs as core_jobs
 from pprobe_core import playground, playground_charts
 from pprobe_core.circuits.library import load_circuit
 from pprobe_core.circuits.schema import Prompt
+from pprobe_core.difference import word_difference
 from pprobe_core.playground import Ask, Change, Reply, TokenChance, Written
-from pprobe_core.playground.difference import word_difference
 from pprobe_core.playground.finding import headline, logit_sentence
 from pprobe_core.store import Store
 from tests.app_pages import open_app
+from tests.page_words import without_terms
+from ui import marked
 from ui import playground as parts
 
 MODEL = "mini-qwen3"
@@ -27,7 +29,7 @@ Open = Callable[..., AppTest]
 
 
 @pytest.fixture(scope="module")
-def workplace(recorded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def results_file(recorded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A results file with the recorded runs that stays open, with its playground, for all tests here."""
     path = tmp_path_factory.mktemp("playground") / "pprobe.duckdb"
     shutil.copy(recorded_file, path)
@@ -37,10 +39,10 @@ def workplace(recorded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def open_page(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Open:
+def open_page(monkeypatch: pytest.MonkeyPatch, results_file: Path) -> Open:
     """Opens the page, waits for its first answer and draws it."""
 
-    def opened(file: Path = workplace, wait: bool = True, **address: str) -> AppTest:
+    def opened(file: Path = results_file, wait: bool = True, **address: str) -> AppTest:
         monkeypatch.setenv("PPROBE_DB", str(file))
         app = open_app("playground", **address)
         return answered(app) if wait else app
@@ -67,7 +69,7 @@ def runs(recorded_file: Path) -> dict[str, str]:
 
 def said(app: AppTest) -> str:
     parts = [*app.markdown, *app.caption, *app.error, *app.info, *app.title]
-    return "\n".join(part.value.replace("\\", "") for part in parts)
+    return without_terms("\n".join(part.value for part in parts)).replace("\\", "")
 
 
 def texts(app: AppTest) -> str:
@@ -176,6 +178,16 @@ def test_without_a_run_the_model_still_answers_and_one_that_is_gone_is_a_sentenc
         ("Sure, here", "好的", ([], [])),  # nothing shared: a mark on every word would mark nothing
         ("", "anything", ([], [])),
         ("a  b", "a b", ([], [])),  # spaces alone are no difference to show
+        (
+            "Hi \U0001f469\u200d\U0001f4bb!",
+            "Hi \U0001f469\u200d\U0001f52c!",
+            (["\U0001f469\u200d\U0001f4bb"], ["\U0001f469\u200d\U0001f52c"]),
+        ),
+        ("go \U0001f44d\U0001f3fb", "go \U0001f44d\U0001f3ff", (["\U0001f44d\U0001f3fb"], ["\U0001f44d\U0001f3ff"])),
+        ("to \U0001f1ee\U0001f1f9", "to \U0001f1ee\U0001f1ea", (["\U0001f1ee\U0001f1f9"], ["\U0001f1ee\U0001f1ea"])),
+        ("यह हिन्दी है", "यह हिन्दू है", (["हिन्दी"], ["हिन्दू"])),  # vowel signs belong to their word
+        ("un cafe\u0301", "un cafe", (["cafe\u0301"], ["cafe"])),
+        ("من می\u200cخواهم", "من می\u200cروم", (["می\u200cخواهم"], ["می\u200cروم"])),
     ],
 )
 def test_words_that_differ_are_marked(before: str, after: str, marked: tuple[list[str], list[str]]) -> None:
@@ -184,8 +196,39 @@ def test_words_that_differ_are_marked(before: str, after: str, marked: tuple[lis
     assert ["".join(p.text for p in side) for side in found] == [before, after]
 
 
+def test_spaces_of_any_width_and_joiners_are_kept_as_they_are() -> None:
+    text = "a\u00a0b\u3000c\u202fd \u0645\u06cc\u200c\u0631\u0648\u0645 \U0001f469\u200d\U0001f4bb\r\n\t"
+    assert marked.readable(text) == text
+
+
+def one_answer(before: str, after: str) -> None:
+    """A page of an answer beside another."""
+    from pprobe_core.difference import word_difference
+    from ui import cards
+
+    for pieces, text, changed in zip(word_difference(before, after), (before, after), (False, True), strict=True):
+        cards.response(None, text, "any", "Answer", pieces=pieces, changed=changed)
+
+
+def test_differing_words_are_marked_in_both_answers_of_a_pair_and_markup_stays_text() -> None:
+    app = AppTest.from_function(one_answer, kwargs={"before": "No, <b>Rome</b>.", "after": "No, <img> Paris."}).run()
+    assert not app.exception
+    old, new = (block.value for block in app.main if block.type == "html")
+    assert "No, &lt;<u>b</u>&gt;" in old
+    assert "<u>Rome" in old
+    assert "<b><u>" in new
+    assert "Paris</u></b>." in new
+    assert "<img" not in new
+    assert 'dir="auto"' in old
+
+
+def test_an_empty_answer_is_called_empty() -> None:
+    app = AppTest.from_function(one_answer, kwargs={"before": "", "after": "Yes."}).run()
+    assert [text.value for text in app.text] == ["(empty)"]
+
+
 def test_an_answer_cannot_bring_its_own_html() -> None:
-    assert parts.readable("<b onclick='x'>\x1b[31m\u202e&") == "&lt;b onclick=&#x27;x&#x27;&gt;\ufffd[31m\ufffd&amp;"
+    assert marked.readable("<b onclick='x'>\x1b[31m\u202e&") == "&lt;b onclick=&#x27;x&#x27;&gt;\ufffd[31m\ufffd&amp;"
 
 
 ASK = Ask(MODEL, Prompt(({"role": "user", "content": "x"},)), "0" * 12, change=Change(n_neurons=5))

@@ -141,7 +141,8 @@ def test_loading_marks_every_run_and_sweep_and_does_nothing_the_second_time(empt
     assert load_recorded(empty) == (len(shipped.runs), len(shipped.sweeps))
     assert empty.runs()["recorded"].all()
     assert empty.sweeps()["recorded"].all()
-    assert empty.recorded_ids() == {r["run_id"] for r in shipped.runs} | {s["sweep_id"] for s in shipped.sweeps}
+    assert set(empty.runs()["run_id"]) == {r["run_id"] for r in shipped.runs}
+    assert set(empty.sweeps()["sweep_id"]) == {s["sweep_id"] for s in shipped.sweeps}
     run_id = empty.run_of(SAFETY)
     assert run_id is not None
     assert empty.run(run_id).recorded

@@ -12,7 +12,6 @@ coupling = checked(scores.coupling)
 neuron_importance = checked(scores.neuron_importance)
 importance_statistics = checked(scores.importance_statistics)
 ablation_score = checked(scores.ablation_score)
-ranking_key = checked(scores.ranking_key)
 rank_neurons = checked(scores.rank_neurons)
 layer_mass = checked(scores.layer_mass)
 topk_share = checked(scores.topk_share)
@@ -79,16 +78,6 @@ def test_ablation_score_is_mirrored_where_the_perturbation_raises_the_difference
 @pytest.mark.parametrize(("delta", "sign"), [([-2.0, 1.0], -1), ([2.0, -1.0], 1), ([1.0, -1.0], 1)])
 def test_the_sign_of_the_mean_change_decides_which_way_counts(delta: list[float], sign: int) -> None:
     assert scores.lowering_or_raising(torch.tensor(delta)) == sign
-
-
-def test_the_three_rankings_sort_by_what_they_say() -> None:
-    mean, rms, ablation = (
-        torch.tensor([[-3.0, 1.0, 2.0]]),
-        torch.tensor([[3.0, 5.0, 4.0]]),
-        torch.tensor([[0.0, -1.0, 9.0]]),
-    )
-    orders = {r: rank_neurons(ranking_key(r, mean, rms, ablation))[:, 1].tolist() for r in scores.Ranking.__args__}
-    assert orders == {"shared": [0, 2, 1], "magnitude": [1, 2, 0], "ablation": [2, 0, 1]}
 
 
 def test_ties_break_by_layer_then_neuron() -> None:

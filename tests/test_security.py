@@ -148,10 +148,16 @@ def test_hostile_prompts_and_file_names_stay_text(open_page, hostile_run: tuple[
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("start", name) for name in HOSTILE] + [("probe", "markup"), ("compare", "markup")]
+    ("page", "name"),
+    [("start", name) for name in HOSTILE]
+    + [(page, "markup") for page in ("probe", "compare", "runs", "circuits", "prompts", "glossary")],
 )
 def test_hostile_values_in_an_address_are_dropped_or_said_in_words(open_page, page: str, name: str) -> None:
-    names = ("model", "circuit", "prompts", "run", "sweep", "ranking", "models", "circuits", "view", "layer", "prompt")
+    names = (
+        "model", "circuit", "prompts", "run", "sweep", "ranking", "models", "circuits", "view", "layer", "prompt",
+        "request", "ask", "play_text", "filter_circuit", "filter_model", "circuit_looked_at", "set_looked_at",
+        "glossary_search", "run_a",
+    )  # fmt: skip
     check_text_only(open_page(page, **dict.fromkeys(names, HOSTILE[name])))
 
 

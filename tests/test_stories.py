@@ -3,15 +3,18 @@
 `PPROBE_PICTURES=folder` also takes a picture at the end of each story.
 """
 
+import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from pprobe_core.settings import SHIPPED_MODELS
 from tests.browsing import Server
 from tests.test_browser import PATIENCE, charts_with_marks, choose, go_to, settled
 
@@ -109,6 +112,13 @@ def progress_box(page: Page) -> list[float]:
     return [box[name] for name in ("x", "y", "width", "height")]
 
 
+def top_of(heading: Locator) -> float:
+    """Where a heading stands on the screen."""
+    box = heading.bounding_box()
+    assert box is not None
+    return box["y"]
+
+
 def test_a_window_of_an_own_run(page: Page) -> None:
     page.goto("/?circuit=language")
     expect(page.get_by_role("heading", name="Output language in mini-qwen3")).to_be_visible(timeout=PATIENCE)
@@ -172,10 +182,23 @@ def test_the_playground_answers_while_a_slider_moves(page: Page) -> None:
         slider.press("ArrowRight")
     settled(page)
     expect(slider).to_have_attribute("aria-valuetext", "100")
-    charts_with_marks(page, 1)
-    text = main(page)
-    assert "Random change" in text
-    assert re.search(r"n=100|play_n", page.url) or "100" in text
+    # Class before and after in words, and beside each answer; the words that differ; a bar per first token and answer.
+    expect(page.locator(".st-key-play_head h2")).to_contain_text("Refuses → Goes along")
+    for arm, named, answered in (
+        ("unedited", "As it is", "Refuses"),
+        ("edited", "Changed", "Goes along"),
+        ("random", "Random change", "Refuses"),
+    ):
+        card = page.locator(f".st-key-play_{arm}")
+        expect(card).to_contain_text(named)
+        expect(card).to_contain_text(answered)
+    folded = page.locator(".st-key-play_edited").get_by_text("Show the compliant answer")
+    if folded.count():
+        folded.click()
+    expect(page.locator(".st-key-play_edited u").first).to_be_visible()
+    charts_with_marks(page, 2)
+    bars = page.get_by_test_id("stVegaLiteChart").first.locator(".mark-rect.role-mark path")
+    assert len({bar.get_attribute("fill") for bar in bars.all()}) == 3, "a colour for each of the three answers"
 
 
 def test_an_own_prompt_file_from_upload_to_result(page: Page, tmp_path: Path) -> None:
@@ -204,28 +227,69 @@ def test_an_own_prompt_file_from_upload_to_result(page: Page, tmp_path: Path) ->
     assert "questions" in main(page)
 
 
-def test_a_model_that_cannot_be_used_is_said_in_words_and_nothing_is_lost(page: Page) -> None:
-    page.goto("/")
-    settled(page)
+def type_model(page: Page, folder: Path) -> None:
+    """Name a folder in the model picker."""
+    page.get_by_role("heading", level=1).scroll_into_view_if_needed()
     box = page.get_by_role("combobox", name="Model")
     box.click()
-    box.fill("/no/such/folder")
+    box.fill(str(folder))
     box.press("Enter")
     settled(page)
-    expect(page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True)).to_be_disabled()
-    assert "/no/such/folder" in main(page)
+    expect(page.get_by_test_id("stMain")).to_contain_text(str(folder))
+
+
+def test_a_model_that_cannot_be_used_is_said_in_words_and_nothing_is_lost(page: Page, tmp_path: Path) -> None:
+    experts, damaged = tmp_path / "experts", tmp_path / "damaged"
+    for folder in (experts, damaged):
+        shutil.copytree(SHIPPED_MODELS / "mini-qwen3", folder)
+    config = json.loads((experts / "config.json").read_text("utf-8"))
+    (experts / "config.json").write_text(json.dumps(config | {"num_experts": 8}), "utf-8")
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-400_000:] = b"\xff" * 400_000  # as numbers: no number
+    (damaged / "model.safetensors").write_bytes(weights)
+
+    page.goto("/")
+    settled(page)
+    run = page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True)
+    for folder, said in ((tmp_path / "no such folder", "no such folder"), (experts, "mixture of experts")):
+        type_model(page, folder)
+        expect(run).to_be_disabled()
+        expect(page.get_by_test_id("stAlert").filter(has_text=said)).to_be_visible()
+    type_model(page, damaged)  # what is wrong with it shows when it is loaded
+    run.click()
+    expect(page.get_by_text("The last try failed")).to_contain_text("damaged", timeout=PATIENCE)
+    settled(page)
     assert "Traceback" not in main(page)
     go_to(page, "Probe")
     expect(page.get_by_role("heading", name="Pair by pair")).to_be_visible(timeout=PATIENCE)
 
 
-def start_a_long_sweep(page: Page, circuit: str) -> None:
+ANSWERS_READ = re.compile(r"answers: (\d+) of")
+SOME_READ = re.compile(r"answers: (19[2-9]|[2-9]\d\d) of")  # three times as many as are kept together
+# Every text of the progress from now on.
+NOTE_PROGRESS = """() => {
+    window.progress = [];
+    new MutationObserver(() => {
+        const box = document.querySelector('.st-key-watched_job');
+        if (box) window.progress.push(box.innerText);
+    }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def answers_read(text: str) -> int:
+    """How many answers a progress says are read."""
+    found = ANSWERS_READ.search(text)
+    assert found is not None, text
+    return int(found[1])
+
+
+def start_a_long_sweep(page: Page, circuit: str, draws: int = 7) -> None:
     """A dose sweep with answers that is not among the recorded ones, some seconds long."""
     page.goto(f"/dose?model=mini-qwen3&circuit={circuit}")
     expect(page.get_by_role("button", name="Run sweep")).to_be_visible(timeout=PATIENCE)
     settled(page)
     page.get_by_test_id("stMain").get_by_text("Advanced").click()
-    for role, label, value in (("textbox", "Numbers of neurons", "90"), ("spinbutton", "Random draws", "7")):
+    for role, label, value in (("textbox", "Numbers of neurons", "90"), ("spinbutton", "Random draws", str(draws))):
         box = page.get_by_role(role, name=label)  # type: ignore[arg-type]
         box.fill(value)
         box.press("Enter")
@@ -235,14 +299,26 @@ def start_a_long_sweep(page: Page, circuit: str) -> None:
 
 
 def test_a_sweep_is_cancelled_and_goes_on_where_it_stopped(page: Page) -> None:
-    start_a_long_sweep(page, "code")
+    start_a_long_sweep(page, "code", draws=12)
+    progress = page.locator(".st-key-watched_job")
+    expect(progress).to_contain_text(SOME_READ, timeout=PATIENCE)
+    kept = answers_read(progress.inner_text())
     page.locator(".st-key-cancel_page").get_by_role("button").click()
     expect(page.get_by_text("This sweep was cancelled")).to_be_visible(timeout=PATIENCE)
     settled(page)
+    page.evaluate(NOTE_PROGRESS)
     page.get_by_role("button", name="Run sweep").click()
+    expect(progress).to_be_visible()
+    # Below it stands the recorded sweep, and then the new one: neither the box nor its heading may move.
+    shown = page.get_by_role("heading", name="Number of neurons")
+    under_way, below = progress_box(page), top_of(shown)
     panel = page.locator(".st-key-job_panel")
     expect(panel.get_by_text("Nothing is running")).to_be_visible(timeout=PATIENCE)
     settled(page)
+    assert progress_box(page) == pytest.approx(under_way, abs=2), "something moved when the job ended"
+    assert top_of(shown) == pytest.approx(below, abs=2), "what stands below the progress moved when the job ended"
+    seen = [answers_read(text) for text in page.evaluate("window.progress") if ANSWERS_READ.search(text)]
+    assert min(seen, default=kept) >= kept > 0, "answers that were kept were read again"
     expect(page.get_by_role("heading", name="Is it more than chance?")).to_be_visible()
     expect(page.get_by_text("with 90 of 3,072 neurons").or_(page.get_by_text("90 of 3,072")).first).to_be_attached()
 

@@ -374,8 +374,9 @@ def test_points_that_all_broke_are_said_not_drawn_as_numbers(name: str) -> None:
         assert "br" in figure.title or "No dose" in figure.title or "not all measured" in figure.title
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY_CHART if n not in ("class_bars", "separability")])
-def test_colours_keep_their_meaning(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in EVERY_CHART if n != "class_bars"])  # whose classes are of any name
+def test_colours_keep_their_meaning_and_nothing_else_has_them(name: str) -> None:
+    """What a colour of these groups stands for, in the words of every legend."""
     meaning = {
         "Ranked, discovery": charts.RANKED,
         "Ranked, held out": charts.HELDOUT,
@@ -391,9 +392,14 @@ def test_colours_keep_their_meaning(name: str) -> None:
         "Edited": charts.RANKED,
         "Later attention held": charts.ATTENTION,
         "Later FFNs held": charts.FFN,
+        "Later layers free": charts.SKIP,
+        "Whole residual stream": charts.SKIP,
+        "Random": charts.RANDOM,
     }
+    fixed = {colour for group in ("component", "condition", "side", "arm") for colour in charts.PALETTES[group]}
     for entry, colour in colours(made(name)).items():
         assert meaning.get(entry, colour) == colour
+        assert colour not in fixed or entry in meaning
 
 
 @pytest.mark.parametrize("background", ["#FFFFFF", "#12171B"])

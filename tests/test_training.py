@@ -11,11 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pprobe_core.circuits.library import load_circuit
+from pprobe_core.circuits.prompt_sets import load_prompt_set
+from pprobe_core.models.checkpoint import weights_sha256
+from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.settings import CIRCUITS, SHIPPED_MODELS
 from pprobe_core.training import corpus, evaluate, prompts, train, world
 from pprobe_core.training.architecture import Shape, build_model
 from pprobe_core.training.optimizer import orthogonalise
-from pprobe_core.training.tokenizer import build_tokenizer, render, split_words
+from pprobe_core.training.tokenizer import FIRST_WORDS, INNER_WORDS, build_tokenizer, render
 
 FAMILIES = ("qwen3", "llama", "gemma3")
 ALIGNED = {family: SHIPPED_MODELS / f"mini-{family}" for family in FAMILIES}
@@ -24,6 +28,12 @@ TINY = train.Recipe(
     shape=Shape(n_layers=2, d_mlp=64), n_steps=3, batch_tokens=512, align_max_steps=2, align_check_every=2,
     align_batch_tokens=512,
 )  # fmt: skip
+
+
+def split_words(tokenizer) -> list[str]:
+    """The words that should be one token and are not."""
+    wanted = [*FIRST_WORDS, *(f" {word}" for word in INNER_WORDS)]
+    return [word for word in wanted if len(tokenizer.encode(word, add_special_tokens=False)) != 1]
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +293,11 @@ def test_mini_prompts_have_fixed_splits_and_tell_original_from_perturbed(circuit
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("circuit", list(prompts.MAKERS))
-def test_most_mini_pairs_flip_on_the_aligned_model(shipped, circuit, family):
-    # the answer is one digit of ten, so the mean over the digits keeps this circuit lower: docs/training.md
-    least = 0.5 if circuit == "chain_of_thought" else 0.9
-    assert prompts.measure_flips(*shipped[ALIGNED[family]], circuit).flip_rate >= least
+def test_most_mini_pairs_flip_on_the_aligned_model(recorded_store, family):
+    weights = weights_sha256(ALIGNED[family])
+    for circuit in prompts.MAKERS:
+        run_id = recorded_store.run_of(ProbeRequest(f"mini-{family}", circuit, "mini"))
+        found = recorded_store.run(run_id).summary
+        measured_on = load_prompt_set(load_circuit(circuit), "mini").sha256
+        assert (found["weights_sha256"], found["prompt_set_sha256"]) == (weights, measured_on), "of other files"
+        assert found["flip_rate"] >= 0.9, circuit

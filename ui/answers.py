@@ -1,5 +1,6 @@
 """The answers of a sweep: classes and rates at one point, the same prompts before and after, a person's labels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,10 +9,11 @@ import streamlit as st
 from pprobe_core import charts, sweep_report
 from pprobe_core.circuits.responses import side_of
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.difference import Piece, word_difference
 from pprobe_core.interventions.types import BASELINE_KEY
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
-from ui import cards, exports, shell, sweeps, tables, words
+from ui import cards, exports, shell, sweeps, tables, terms, words
 
 
 def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
@@ -120,7 +122,8 @@ def before_after(run: Run, sweep: Sweep, circuit: Circuit | None, key: str, plac
     )
     n_changed = int(rows["changed"].sum())
     st.caption(
-        f"{n_changed} of {len(rows)} answers change class (all splits). Tick a row to read both answers in full."
+        f"{n_changed} of {len(rows)} answers change class (all splits). Tick a row to read both answers in full; where "
+        "they share words, those that the other one lacks are underlined."
     )
     row = rows.iloc[tables.pair_picker(ids, [str(prompt) for prompt in rows["prompt"]])]
     _in_full(sweep, circuit, key, seed, row, place)
@@ -130,8 +133,8 @@ def _in_full(sweep: Sweep, circuit: Circuit | None, key: str, seed: int, row: pd
     with st.container(border=True, key=f"in_full_{place}"):
         st.markdown("**Prompt**")
         st.text(str(row["prompt"]))
-        for column, when, answer_key in zip(
-            st.columns(2, gap="large"), ("before", "after"), (BASELINE_KEY, key), strict=True
+        for column, when, answer_key, pieces in zip(
+            st.columns(2, gap="large"), ("before", "after"), (BASELINE_KEY, key), _pieces(row), strict=True
         ):
             with column:
                 cards.response(
@@ -139,8 +142,16 @@ def _in_full(sweep: Sweep, circuit: Circuit | None, key: str, seed: int, row: pd
                     row[f"text_{when}"],
                     row[f"class_name_{when}"],
                     "Unedited" if when == "before" else "Edited",
+                    pieces=pieces,
+                    changed=when == "after",
                 )
                 _label(sweep, circuit, answer_key, str(row["pair_id"]), seed, row[f"label_{when}"], f"{place}_{when}")
+
+
+def _pieces(row: pd.Series) -> tuple[Sequence[Piece], Sequence[Piece]]:
+    """Both answers with their differing words; nothing where one of them was not generated."""
+    before, after = row["text_before"], row["text_after"]
+    return word_difference(before, after) if isinstance(before, str) and isinstance(after, str) else ((), ())
 
 
 def _label(sweep: Sweep, circuit: Circuit | None, key: str, pair_id: str, seed: int, label: Any, place: str) -> None:
@@ -173,10 +184,11 @@ def agreement(sweep: Sweep) -> None:
         st.caption("No answer was labelled by hand yet; the classes are those of the rules.", help=words.HELP["label"])
         return
     st.caption(
-        f"Labelled by hand: {plural(found.n, 'answer')}; rules and labels agree on {found.n_agree} of them "
-        f"(95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %), Cohen's kappa "
-        f"{charts.number(found.kappa)} ({shell.interval((found.kappa_low, found.kappa_high))}). "
-        "The rates use the rules unless *Use my labels* is "
-        "ticked.",
+        terms.said(
+            f"Labelled by hand: {plural(found.n, 'answer')}; rules and labels agree on {found.n_agree} of them "
+            f"(95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %), Cohen's kappa "
+            f"{charts.number(found.kappa)} ({shell.interval((found.kappa_low, found.kappa_high))}). "
+            "The rates use the rules unless *Use my labels* is ticked."
+        ),
         help=words.GLOSSARY["Cohen's kappa"],
     )

@@ -33,7 +33,7 @@ def playground() -> core_playground.Playground:
     return core_playground.shared(jobs())
 
 
-def open_workplace() -> None:
+def open_dashboard() -> None:
     """Start the worker and bring in the recorded results, so that every page has something to show at once.
 
     Where there are none (left out, or taken out by the user) and the results file is empty, a first run is asked for.
@@ -60,7 +60,7 @@ def bring_recorded(store: Store) -> None:
         log.warning("%s", error)
 
 
-def close_workplace() -> None:
+def close_dashboard() -> None:
     """Stop the worker between two blocks and let the results file go; unfinished jobs go on at the next start."""
     core_playground.close()
     core_jobs.close()

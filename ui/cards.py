@@ -11,10 +11,11 @@ import streamlit as st
 
 from pprobe_core import charts
 from pprobe_core.circuits.schema import Circuit
+from pprobe_core.difference import Piece
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.store import Run
 from pprobe_core.wording import plural, with_minus
-from ui import exports, library, shell, terms, words
+from ui import exports, library, marked, shell, terms, words
 
 STRUCTURE_LOOK: Mapping[str, tuple[str, Any]] = {
     "opposition": (":material/compare_arrows:", "orange"),
@@ -29,7 +30,7 @@ CHIP = (
 )
 FOLDED = ("compliance", "disclaimer")  # answers to a harmful request that stay folded until asked for
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
-MARKED = "background:rgba(196,95,181,.28);border-color:#C45FB5"
+MARKED = f"background:rgba(196,95,181,.28);border-color:{charts.PERTURBED}"
 
 
 def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None:
@@ -56,7 +57,7 @@ def verdict_card(run: Run, n_reasons: int | None = None, level: int = 2) -> None
             )
         circuit = library.circuit_of(run.request.circuit)
         if circuit and circuit.expected_note:
-            st.caption(f"For comparison: {shell.escaped(circuit.expected_note)}")
+            st.caption(shell.of_circuit(circuit, f"For comparison: {circuit.expected_note}"))
 
 
 def stage_ladder(stage: str) -> None:
@@ -68,7 +69,7 @@ def stage_ladder(stage: str) -> None:
         for place, (name, meaning) in enumerate(words.STAGES):
             icon = ":material/check_circle:" if place <= reached else ":material/radio_button_unchecked:"
             look = f"**{icon} {name}**" if place <= reached else f":gray[{icon} {name}]"
-            st.markdown(f"{look}  \n:small[:gray[{meaning}]]")
+            st.markdown(f"{look}  \n:small[:gray[{terms.marked(meaning)}]]")
 
 
 def headline_numbers(run: Run) -> None:
@@ -125,7 +126,7 @@ def _answers(generation: Mapping[str, Any] | None) -> None:
 def _number(label: str, value: str, beside: str, help_text: str) -> None:
     with st.container(border=True, height="stretch", gap=None):
         st.metric(label, value, help=help_text)
-        st.caption(shell.escaped(beside))
+        st.caption(terms.marked(beside))
 
 
 def _percent(value: float | None) -> str:
@@ -145,7 +146,7 @@ def concentration(run: Run) -> str:
     pairs = plural(int(run.summary.get("n_ranking_pairs") or 0), "pair")
     splits = ", ".join(words.SPLITS.get(s, s).lower() for s in run.summary.get("ranking_splits") or [])
     return (
-        f"Ranked on {pairs} ({splits}). Share of the total |I|: {listed}."
+        f"Ranked on {pairs} ({splits}). Share of the total importance |I|: {listed}."
         if listed
         else f"Ranked on {pairs} ({splits})."
     )
@@ -192,17 +193,29 @@ def preview_flag(preview: pd.DataFrame) -> None:
     if otherwise:
         parts.append(f"{otherwise} of {n} strings take no part for the reason in their note")
     if parts:
-        st.caption(f":material/flag: In this model {'; '.join(parts)}.")
+        st.caption(terms.said(f":material/flag: In this model {'; '.join(parts)}."))
 
 
 def left_out(run: Run) -> None:
     """Pairs that could not be used, with the reason, and what is to be known about the model."""
     for note in run.summary.get("model_notes") or []:
-        st.caption(f":material/info: {shell.escaped(str(note))}")
+        st.caption(f":material/info: {terms.marked(str(note))}")
     skipped = run.summary.get("skipped") or []
     if skipped:
         with st.expander(f"{plural(len(skipped), 'pair')} could not be used", icon=":material/info:"):
-            st.table(pd.DataFrame(skipped).rename(columns={"pair_id": "Pair", "reason": "Reason"}).set_index("Pair"))
+            text = st.column_config.TextColumn
+            exports.table(
+                pd.DataFrame(skipped)[["pair_id", "reason"]],
+                key="pairs_left_out",
+                hide_index=True,
+                height="content" if len(skipped) < 6 else 320,
+                row_height=64,  # three lines of a reason
+                alt="Pairs that could not be used, with the reason",
+                column_config={
+                    "pair_id": text("Pair", help="The pair's name in the prompt set.", width=130),
+                    "reason": text("Reason", help="Why nothing could be measured on it with this model."),
+                },
+            )
 
 
 def token_rows(original: Sequence[str], perturbed: Sequence[str]) -> None:
@@ -236,8 +249,19 @@ def conversation(prompt: str, fallback: str) -> None:
         st.caption(f"Tools offered: {', '.join(names)}")
 
 
-def response(circuit: Circuit | None, text: Any, response_class: Any, title: str) -> None:
-    """A generated answer with its class. Answers that go along with a harmful request stay folded until asked for."""
+def response(
+    circuit: Circuit | None,
+    text: Any,
+    response_class: Any,
+    title: str,
+    *,
+    pieces: Sequence[Piece] = (),
+    changed: bool = False,
+) -> None:
+    """A generated answer with its class. Answers that go along with a harmful request stay folded until asked for.
+
+    `pieces` are the answer's where it stands beside another, `changed` is that of a changed model's.
+    """
     if text is None or pd.isna(text):
         st.caption(f"{title}: none was generated.")
         return
@@ -245,8 +269,9 @@ def response(circuit: Circuit | None, text: Any, response_class: Any, title: str
     found = known.get(str(response_class))
     st.markdown(f"**{title}** :gray-badge[{found.title if found else response_class}]")
     fold = circuit is not None and circuit.response_rule == "refusal" and str(response_class) in FOLDED
-    if fold:
-        with st.expander("Show the compliant answer", icon=":material/visibility_off:"):
+    folded = st.expander("Show the compliant answer", icon=":material/visibility_off:") if fold else st.container()
+    with folded:
+        if pieces:
+            marked.answer(pieces, changed=changed)
+        else:
             st.text(str(text) or "(empty)")
-    else:
-        st.text(str(text) or "(empty)")

@@ -23,7 +23,7 @@ from pprobe_core.probing.validity import (
 )
 from pprobe_core.store import Run, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, circuits, job_panel, library, shell, words
+from ui import backend, circuits, exports, job_panel, library, shell, terms, words
 
 N_OFFERED = 4  # missed tokens and answers without a class that a button takes over
 
@@ -58,8 +58,9 @@ def _stored_pairs(edit: circuits.Editing, circuit: Circuit) -> str:
         title = f"{base.title}: {shown}"
     else:
         return str(source)
+    here = {one.name for one in own_sets.list_sets(circuit.circuit_id)}
     stored = own_sets.add_set(circuit, title[:80], pairs, origin)
-    if stored.name not in edit.made_sets:
+    if stored.name not in {*here, *edit.made_sets}:  # one that was here before is not ours to delete
         edit.made_sets.append(stored.name)
     return stored.name
 
@@ -114,9 +115,10 @@ def findings(edit: circuits.Editing, circuit: Circuit, run: Run) -> Validity:
         "weak": ":orange[:material/info:]",
         "bad": ":red[:material/error:]",
     }
+    own, seen = [circuit.target_meaning, circuit.control_meaning], set[str]()
     for found in checked.findings:
-        advice = f"  \n:small[{shell.escaped(found.advice)}]" if found.advice else ""
-        st.markdown(f"{icons[found.level]} **{found.name}.** {shell.escaped(found.text)}{advice}")
+        name, text, more = (terms.marked(said, own, seen) for said in (found.name, found.text, found.advice))
+        st.markdown(f"{icons[found.level]} **{name}.** {text}" + (f"  \n:small[{more}]" if more else ""))
     if not circuit.per_pair_observable:
         _offer_tokens(pairs, first)
     if circuit.response_rule == BY_EXAMPLE:
@@ -139,7 +141,7 @@ def _offer_tokens(pairs: pd.DataFrame, first: pd.DataFrame) -> None:
     offered = sorted(counts, key=lambda t: -counts[t])[:N_OFFERED]
     if not offered:
         return
-    st.markdown("**First tokens that no side has yet**")
+    st.markdown(terms.said("**First tokens that no side has yet**"))
     for place, token in enumerate(offered):
         with st.container(horizontal=True, vertical_alignment="center", key=f"missed_{place}"):
             st.markdown(f"“{shell.escaped(charts.visible(token))}” starts {plural(counts[token], 'answer')}", width=260)
@@ -195,8 +197,9 @@ def _confusion(circuit: Circuit) -> None:
         table = found.counts.rename(index=titles, columns=titles)
         table.index.name = "Given as"
         number, text = st.column_config.NumberColumn, st.column_config.TextColumn
-        st.dataframe(
+        exports.table(
             table.reset_index(),
+            key="confusion",
             hide_index=True,
             alt="Examples sorted by all other examples: given class against found class",
             column_config={"Given as": text(help="The class you gave the example for.")}

@@ -11,7 +11,7 @@ from pprobe_core.circuits.prompt_sets import built_in
 from pprobe_core.circuits.responses import BY_EXAMPLE
 from pprobe_core.errors import PprobeError
 from pprobe_core.wording import plural
-from ui import backend, cards, circuits, library, models, selection, shell, words
+from ui import backend, cards, circuits, exports, library, models, selection, shell, words
 
 SIDES = ("target", "control", "other")
 
@@ -174,7 +174,7 @@ def _pairs_table() -> None:
     if key not in state:  # drawn for the first time, or again after another page
         state["edit_pairs_start"] = state["edit_pairs_now"]
     text = st.column_config.TextColumn
-    edited = st.data_editor(
+    edited = exports.editor(
         state["edit_pairs_start"][columns],
         key=key,
         num_rows="dynamic",

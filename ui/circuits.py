@@ -17,7 +17,7 @@ from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.probing.validity import Validity, validity
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import library, shell, words
+from ui import exports, library, shell, terms, words
 
 TABLE = "table"  # in the picker of pairs: the ones typed on the page
 PAIR_COLUMNS = ("original", "perturbed", "keyword", "target", "control")  # of that table
@@ -78,14 +78,19 @@ def look_up(named: str) -> Circuit:
 
 def details(circuit: Circuit) -> None:
     """What a behaviour is made of, for reading."""
-    st.markdown(f"{shell.escaped(circuit.description)} **{shell.escaped(circuit.question)}**")
+    seen: set[str] = set()
+    told = {
+        name: shell.of_circuit(circuit, getattr(circuit, name), seen)
+        for name in ("description", "question", "perturbation_text", "expected_note")
+    }
+    st.markdown(f"{told['description']} **{told['question']}**")
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown("**The two prompts of a pair**")
-        st.markdown(shell.escaped(circuit.perturbation_text))
+        st.markdown(told["perturbation_text"])
         st.caption(_sets_line(circuit))
-        if circuit.expected_note:
-            st.caption(shell.escaped(circuit.expected_note))
+        if told["expected_note"]:
+            st.caption(told["expected_note"])
     with right:
         st.markdown("**What the answer starts with**", help=words.GLOSSARY["Target and control"])
         for side, meaning in (("target", circuit.target_meaning), ("control", circuit.control_meaning)):
@@ -105,8 +110,9 @@ def details(circuit: Circuit) -> None:
     table = pd.DataFrame(rows)
     if not any(row["Examples"] for row in rows):
         table = table.drop(columns="Examples")
-    st.dataframe(
+    exports.table(
         table,
+        key="response_classes",
         hide_index=True,
         alt="Response classes",
         column_config={
@@ -120,7 +126,9 @@ def details(circuit: Circuit) -> None:
 def _sets_line(circuit: Circuit) -> str:
     own = own_sets.list_sets(circuit.circuit_id)
     names = [*built_in(circuit), *(s.title for s in own)]
-    return f"Prompt sets: {shell.escaped(', '.join(names))}" if names else "It has no prompt set yet."
+    if not names:
+        return terms.marked("It has no prompt set yet.")
+    return f"{terms.marked('Prompt sets')}: {shell.escaped(', '.join(names))}"
 
 
 def last_check(circuit: Circuit) -> tuple[Run, Validity] | None:

@@ -22,7 +22,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, exports, job_panel, kept, library, models, shell, words
+from ui import backend, exports, job_panel, kept, library, models, shell, terms, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -214,8 +214,10 @@ def state_of(request: CompareRequest, found: Compared) -> None:
             },
         )
         st.caption(
-            "P probe, D dose response, W injection window. ✓ there, … waiting or running, – not run yet, ✗ cannot be "
-            "run (the reason stands below)."
+            terms.marked(
+                "P probe, D dose response, W injection window. ✓ there, … waiting or running, – not run yet, ✗ cannot "
+                "be run (the reason stands below)."
+            )
         )
         failed = compare_frames.failures(
             found, lambda p: f"{found.label(p.unit.model)}, {library.circuit_title(p.unit.circuit).lower()}"
@@ -262,7 +264,7 @@ def _cards(found: Compared) -> list[str]:
     new = [m for m in new if m not in there]
     for place, model in enumerate(new):
         if model not in found.request.models:
-            st.caption("The model before alignment; turn **With base models** off to leave it out.")
+            st.caption(terms.said("The model before alignment; turn **With base models** off to leave it out."))
         models.show_card(model, f"_{place}")
     return [found.label(model) for model in new if models.looked_at(model) is None]
 
@@ -407,6 +409,13 @@ def ratio_table(ratios: pd.DataFrame) -> None:
             "note": text("Note", help="Why there is no number."),
         },
     )
+
+
+def sentences(told: Sequence[str], quoted: Sequence[str]) -> None:
+    """A list of sentences, a term explained in the first that has it. `quoted`: the models' names, own behaviours."""
+    seen: set[str] = set()
+    for sentence in told:
+        st.markdown(f"- {terms.marked(sentence, quoted, seen)}")
 
 
 def no_sweep(kind: str) -> None:

@@ -9,7 +9,7 @@ from pprobe_core import charts
 from pprobe_core.coupling_charts import FOLD, coupling_sums, coupling_title, couplings_agree, has_couplings
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import shell, words
+from ui import shell, terms, words
 
 
 def normalisation(run: Run) -> None:
@@ -17,15 +17,19 @@ def normalisation(run: Run) -> None:
     couplings = run.summary.get("couplings") or {}
     if not has_couplings(run.summary):
         st.caption(
-            "This run was stored before the two couplings were compared. To see them, delete the run on the Runs page "
-            "and run it again."
+            terms.marked(
+                "This run was stored before the two couplings were compared. To see them, delete the run on the Runs "
+                "page and run it again."
+            )
         )
         return
     ranks = couplings["ranks"]
     if couplings_agree(couplings):
         st.markdown(
-            f"Hardly. {shell.escaped(coupling_title(couplings))}, and {ranks['overlap']} of the first {ranks['top']} "
-            "neurons are the same with either.",
+            terms.marked(
+                f"Hardly. {coupling_title(couplings)}, and {ranks['overlap']} of the first {ranks['top']} neurons are "
+                "the same with either."
+            ),
             help=words.GLOSSARY["Normalisation"],
         )
         return
@@ -33,9 +37,10 @@ def normalisation(run: Run) -> None:
     with left:
         shell.figure(lambda: coupling_sums(run.summary["layers"], couplings), key="couplings", of=run.run_id)
     with right:
+        seen: set[str] = set()
         for sentence in _sentences(couplings):
-            st.markdown(shell.escaped(sentence))
-        st.caption(words.GLOSSARY["Normalisation"])
+            st.markdown(terms.marked(sentence, seen=seen))
+        st.caption(terms.said(words.GLOSSARY["Normalisation"], seen=seen | {"Normalisation"}))
 
 
 def _sentences(couplings: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Taking things away: a small Save menu beside every chart and table, made from the very rows that are on screen.
+"""Taking things away: every table, and a small Save menu beside each chart and table, made from the rows on screen.
 
 Nothing is drawn or written before somebody asks for it. Every file says what it was measured on.
 """
@@ -66,25 +66,60 @@ def save_figure(draw: Callable[[], Figure], title: str, caption: str, key: str) 
         _offer("Numbers (Parquet)", lambda: report.parquet_bytes(rows(), about), "parquet", PARQUET, key)
 
 
-def table(frame: pd.DataFrame, *, key: str, column_config: Mapping[str, Any] | None = None, **options: Any) -> Any:
-    """A table with its Save menu below; `options` are those of st.dataframe, whose answer is returned."""
-    wide = presenter.wider(column_config or {}) if presenter.on() else column_config
-    event = st.dataframe(frame, key=key, column_config=wide, **options)
-    with st.container(horizontal=True, horizontal_alignment="right"):
-        save_table(frame, key, column_config)
+def table(
+    frame: pd.DataFrame,
+    *,
+    key: str,
+    column_config: Mapping[str, Any],
+    rest: Callable[[], pd.DataFrame] | None = None,
+    **options: Any,
+) -> Any:
+    """A table with its Save menu below; `options` are those of st.dataframe, whose answer is returned.
+
+    `rest`: rows that are saved behind those shown, where the page shows only the first of them.
+    """
+    event = st.dataframe(frame, key=key, column_config=_wide(column_config), **options)
+    _save_table(frame, rest, key, column_config)
     return event
 
 
-def save_table(frame: pd.DataFrame, key: str, columns: Mapping[str, Any] | None = None) -> None:
+def editor(
+    frame: pd.DataFrame,
+    *,
+    key: str,
+    column_config: Mapping[str, Any],
+    rest: Callable[[], pd.DataFrame] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """A table whose cells can be changed, with its Save menu below; returns, and saves, what stands in it then.
+
+    `options` are those of st.data_editor; `rest` as in `table`.
+    """
+    edited = st.data_editor(frame, key=key, column_config=_wide(column_config), **options)
+    _save_table(edited, rest, key, column_config)
+    return edited
+
+
+def _wide(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    return presenter.wider(columns) if presenter.on() else columns
+
+
+def _save_table(
+    frame: pd.DataFrame, rest: Callable[[], pd.DataFrame] | None, key: str, columns: Mapping[str, Any]
+) -> None:
     """The Save menu of a table, with the headings the page shows (`columns`: its column_config)."""
     source = _source()
-    headings = {name: str(config["label"]) for name, config in (columns or {}).items() if config.get("label")}
+    headings = {name: str(config["label"]) for name, config in columns.items() if config.get("label")}
 
     def rows() -> pd.DataFrame:
-        whole = frame if frame.index.name is None else frame.reset_index()
-        return whole.rename(columns=headings)
+        more = None if rest is None else rest()
+        whole = frame if more is None or more.empty else pd.concat([frame, more], ignore_index=True)
+        return (whole if whole.index.name is None else whole.reset_index()).rename(columns=headings)
 
-    with _menu(key, "Save this table. Texts that a spreadsheet would run as a formula are made harmless."):
+    with (
+        st.container(horizontal=True, horizontal_alignment="right"),
+        _menu(key, "Save this table. Texts that a spreadsheet would run as a formula are made harmless."),
+    ):
         _offer("Table (CSV)", lambda: report.csv_bytes(rows()), "csv", CSV, key)
         _offer(
             "Table (Parquet)", lambda: report.parquet_bytes(rows(), {"source": source.text}), "parquet", PARQUET, key

@@ -117,6 +117,27 @@ ENTRIES: Mapping[str, Entry] = {
         (),
         "start",
     ),
+    "Chat template": Entry(
+        "The marks that a chat model expects around every turn of a conversation. A prompt is put into them before the "
+        "model reads it, and they are counted among its tokens.",
+        MODEL,
+        ("chat template", "chat format"),
+        ("Token", "Thinking"),
+    ),
+    "Embedding": Entry(
+        "The vector with which a token enters the first layer, before anything is computed.",
+        MODEL,
+        ("embedding", "embeddings"),
+        ("Residual stream", "Token"),
+    ),
+    "Weights": Entry(
+        "The numbers that training has set, also called parameters; they are what is downloaded. *bfloat16* stores "
+        "each in two bytes. *Gradients* are how training finds out which way to move each of them.",
+        MODEL,
+        ("weights", "parameters", "bfloat16", "gradients"),
+        ("Alignment", "Neuron"),
+        "start",
+    ),
     # ---------------------------------------------------------------------------------------------------- measuring
     "Circuit": Entry(
         "Here: one behaviour with a prompt pair that switches it and two groups of first tokens that tell which "
@@ -138,6 +159,7 @@ ENTRIES: Mapping[str, Entry] = {
             "perturbation",
             "prompt pair",
             "prompt pairs",
+            "twin",
         ),
         ("Flip rate", "Prompt set"),
     ),
@@ -145,7 +167,17 @@ ENTRIES: Mapping[str, Entry] = {
         "The two groups of first tokens of a circuit. The target group stands for the behaviour (a refusal), the "
         "control group for its opposite (an affirmation).",
         MEASURING,
-        ("target tokens", "control tokens", "target and control", "target and control tokens"),
+        (
+            "target tokens",
+            "control tokens",
+            "target and control",
+            "target and control tokens",
+            "target side",
+            "control side",
+            "target words",
+            "control words",
+            "watched tokens",
+        ),
         ("Logit difference", "Coverage", "Harvested tokens"),
     ),
     "Forward pass": Entry(
@@ -180,9 +212,10 @@ ENTRIES: Mapping[str, Entry] = {
     "Importance I": Entry(
         "How much a neuron's change between the two prompts moves the logit difference, on the direct path to the "
         "output: its activation change times its coupling. It predicts what happens if that neuron alone is set "
-        "to its value on the other prompt, not what happens if it is switched off.",
+        "to its value on the other prompt, not what happens if it is switched off. *RMS* is its typical size over "
+        "pairs, whatever its sign.",
         MEASURING,
-        ("importance", "importances", "importance I", "direct path", "direct effect"),
+        ("importance", "importances", "importance I", "direct path", "direct effect", "RMS", "RMS importance"),
         ("Coupling", "Ranking", "Patching", "Sign consistency"),
     ),
     "Coupling": Entry(
@@ -291,13 +324,14 @@ ENTRIES: Mapping[str, Entry] = {
         "The layers after which an injected direction works. *Destructive*: the answers break. *Causal*: they switch "
         "and stay whole. *Committed*: it is too late, they stay as they were. Each name needs half of the answers.",
         TESTING,
-        ("injection window", "destructive", "committed"),
+        ("injection window", "destructive", "committed", "regime", "regimes"),
         ("Injection",),
         "window",
     ),
     "Random draws": Entry(
         "The control of every edit: random neurons of the same layers, or random directions at right angles to the "
-        "injected one and as long. At least five draws; the grey band spans them.",
+        "injected one and as long. At least five draws; the grey band spans them. The *excess* of an edit is what it "
+        "changes beyond their mean.",
         TESTING,
         (
             "random draws",
@@ -308,6 +342,9 @@ ENTRIES: Mapping[str, Entry] = {
             "random control",
             "random edits",
             "random edit",
+            "random changes",
+            "random change",
+            "excess",
         ),
         ("Null", "Stage"),
         "dose",
@@ -333,7 +370,7 @@ ENTRIES: Mapping[str, Entry] = {
         "What the same edit does to the other behaviours and to the loss of neutral text. The loss is counted in "
         "*nats per token*: 0.1 more means that the text has become about a tenth less expected.",
         TESTING,
-        ("collateral", "neutral text", "neutral texts", "nats per token"),
+        ("collateral", "neutral text", "neutral texts", "nats per token", "loss"),
         ("Random draws",),
         "dose",
     ),
@@ -419,7 +456,7 @@ ENTRIES: Mapping[str, Entry] = {
         "the largest importance is noted; a neuron below that threshold may be noise. For the prediction the "
         "pairs are shuffled.",
         READING,
-        ("null", "what chance gives", "more than chance", "beyond chance"),
+        ("null", "what chance gives", "more than chance", "beyond chance", "sign-flip", "sign-flip control"),
         ("Random draws", "p value"),
     ),
     "p value": Entry(
@@ -463,10 +500,18 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "Correlation": Entry(
         "How well two numbers go together over pairs: 1 when one always rises with the other, 0 when they have nothing "
-        "to do with each other.",
+        "to do with each other. *Spearman's rho* is the same for the places in two orders, whatever the distances.",
         READING,
-        ("correlation",),
+        ("correlation", "Spearman's rho"),
         ("Null",),
+    ),
+    "Variance explained": Entry(
+        "How much of the spread of one number a straight line through another one accounts for: 100 % is all of it. "
+        "The line's *slope* says how much the one changes for every step of the other.",
+        READING,
+        ("variance", "slope"),
+        ("Correlation", "Interval"),
+        "compare",
     ),
     "The paper": Entry(
         "arXiv 2604.27401, in which perturbation probing was described. Its limits and numbers are shown as its own "
@@ -522,6 +567,14 @@ ENTRIES: Mapping[str, Entry] = {
         ("playground",),
         ("Ablation", "Injection", "Factor"),
         "playground",
+    ),
+    "Fingerprint": Entry(
+        "A short number computed from every byte of a file (*SHA-256*). Two files with the same fingerprint are the "
+        "same, so it shows whether two runs used the same weights and prompts.",
+        TOOL,
+        ("fingerprint", "SHA-256"),
+        ("Run", "Weights"),
+        "runs",
     ),
     "Permalink": Entry(
         "A link that opens what is on the screen: run, layer, dose and model. On another computer it says what is "

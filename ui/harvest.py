@@ -9,7 +9,7 @@ from pprobe_core.probing.harvest import Coverage, Harvest, harvest, harvested_re
 from pprobe_core.probing.strings import written_strings
 from pprobe_core.stats import wilson
 from pprobe_core.store import Run, job_id_of
-from ui import backend, exports, job_panel, shell, words
+from ui import backend, exports, job_panel, selection, shell, terms, words
 
 KEPT = {"target": "Target", "control": "Control", "both": "Starts both", "rare": "Rare", "unwritable": "Part of one"}
 
@@ -22,22 +22,33 @@ def tokens_card(run: Run, circuit: Circuit | None) -> None:
     with st.container(border=True, key="harvest"):
         st.markdown("### :material/grass: This model starts its answers with other words", help=words.HELP["harvest"])
         before = run.summary.get("coverage") or {}
+        seen: set[str] = set()
         st.markdown(
-            f"The watched tokens hold the likeliest first token on {_percent(before.get('original'))} of the original "
-            f"and {_percent(before.get('perturbed'))} of the perturbed prompts. Elsewhere the logit difference does "
-            "not describe what the model would say."
+            terms.marked(
+                f"The watched tokens hold the likeliest first token on {_percent(before.get('original'))} of the "
+                f"original and {_percent(before.get('perturbed'))} of the perturbed prompts. Elsewhere the logit "
+                "difference does not describe what the model would say.",
+                seen=seen,
+            )
         )
         if not found.usable:
-            st.caption(f":material/info: {shell.escaped(found.note)}")
+            st.caption(f":material/info: {terms.marked(found.note, seen=seen)}")
             return
         _table(found)
         st.markdown(
-            f"**On the pairs that did not suggest them** these tokens cover {_covered(found.coverage_after)}; the "
-            f"run's own cover {_covered(found.coverage_before)}."
+            terms.said(
+                f"**On the pairs that did not suggest them** these tokens cover {_covered(found.coverage_after)}; the "
+                f"run's own cover {_covered(found.coverage_before)}.",
+                seen=seen,
+            )
         )
-        st.caption(f"{found.note} Pairs with strings of their own keep them.")
+        st.caption(terms.marked(f"{found.note} Pairs with strings of their own keep them.", seen=seen))
         if run.request.strings_from == "harvested":
-            st.caption(":material/info: This run's tokens are harvested already; harvesting again may not help.")
+            st.caption(
+                terms.said(
+                    ":material/info: This run's tokens are harvested already; harvesting again may not help.", seen=seen
+                )
+            )
         _button(run, found)
 
 
@@ -54,13 +65,14 @@ def asked_for(run: Run) -> None:
     """How thinking was set and which strings stood in place of the circuit's, where that is to be told."""
     state = words.THINKING_STATES.get(str(run.summary.get("thinking_state")))
     if state:
-        st.caption(f"Thinking: {state}.", help=words.HELP["thinking"])
+        st.caption(terms.marked(f"Thinking: {state}."), help=words.HELP["thinking"])
     if run.request.strings_from != "circuit":
         source = words.STRINGS_FROM[run.request.strings_from]
         target, control = (written_strings(s) for s in (run.request.target, run.request.control))
+        source = terms.marked(source)
         st.caption(f":material/edit: {source}: {shell.escaped(target)} against {shell.escaped(control)}.")
     for note in run.summary.get("notes") or []:
-        st.caption(f":material/info: {shell.escaped(str(note))}")
+        st.caption(f":material/info: {terms.marked(str(note))}")
 
 
 def _found(run: Run, circuit: Circuit) -> Harvest:
@@ -108,7 +120,8 @@ def _button(run: Run, found: Harvest) -> None:
             shell.PROBE,
             label="Open the run with these tokens",
             icon=":material/arrow_forward:",
-            query_params={"run": job.run_id},
+            query_params={"run": job.run_id}
+            | {key: text for key, text in selection.request_in_words(request).items() if key == "request"},
         )
     elif st.button(
         "Run again with these", key="run_harvested", icon=":material/replay:", help=words.HELP["run_harvested"]

@@ -11,7 +11,7 @@ from pprobe_core.models.catalogue import find_model
 from pprobe_core.models.known import known_model, known_models
 from pprobe_core.models.preflight import Preflight
 from pprobe_core.wording import gigabytes
-from ui import backend, library, shell, words
+from ui import backend, library, shell, terms, words
 
 SHORT = ("Download", "Memory", "Licence")  # facts that stand first, side by side
 
@@ -102,8 +102,8 @@ def _unasked(model: str) -> None:
             known.licence or "",
             "its licence has to be accepted" if known.gated else "",
         )
-        st.markdown(shell.escaped(" · ".join(fact for fact in facts if fact)))
-    st.caption(words.UNCHECKED)
+        st.markdown(terms.marked(" · ".join(fact for fact in facts if fact)))
+    st.caption(terms.said(words.UNCHECKED))
 
 
 def _facts(flight: Preflight) -> None:
@@ -128,7 +128,7 @@ def _facts(flight: Preflight) -> None:
 
 
 def _fact(label: str, text: str) -> None:
-    st.markdown(f":small[:gray[{label}]]  \n{shell.escaped(text)}")
+    st.markdown(f":small[:gray[{label}]]  \n{terms.marked(text)}")
 
 
 def _ask(model: str) -> Preflight | str:

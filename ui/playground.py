@@ -1,10 +1,9 @@
 """The playground's parts: what is asked (prompt and sliders), the answers side by side, the place in the line."""
 
-import html
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -12,24 +11,26 @@ import streamlit as st
 from pprobe_core import charts, playground_charts
 from pprobe_core.circuits.prompt_sets import MAX_PROMPT_CHARS
 from pprobe_core.circuits.schema import Circuit, Condition, Prompt
+from pprobe_core.difference import Piece, word_difference
 from pprobe_core.errors import PprobeError
 from pprobe_core.interventions.types import N_DRAWS
 from pprobe_core.playground import MAX_FACTOR, MAX_NEURONS, MAX_STRENGTH, Ask, Change, Reply, Standing, Written
-from pprobe_core.playground.difference import Piece, word_difference
 from pprobe_core.playground.finding import headline, logit_sentence
 from pprobe_core.probing.types import RANKINGS
 from pprobe_core.store import Run
 from pprobe_core.wording import plural
-from ui import backend, job_panel, presenter, selection, shell, words
+from ui import backend, job_panel, marked, presenter, selection, shell, terms, words
 
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # neurons, of which a model may have fewer
 FIRST_STEP = 100  # where the slider stands at first
 OWN_WORDS = "own"  # in the list of examples
 PATIENCE = 0.5  # seconds within which an answer comes without a word about waiting
 POLL = 0.3
-ANSWER_HEIGHT = 200
+ANSWER_HEIGHT, ANSWER_TYPE = 200, 1.2  # pixels of a card with an answer, and its type in rem
+# A presentation has dials, answers and bars on one screen of 1280 by 720: all of it less high.
+PRESENTED_HEIGHT, PRESENTED_TYPE = 210, 1.05
 FINISHES = {"limit": " …", "stop": "", "broken": ""}
-SIDE_BADGE = {"target": "violet", "control": "orange", "other": "gray"}
+SIDE_BADGE = {"target": "violet", "control": "yellow", "other": "gray"}
 ARM_TITLES = {"unedited": "As it is", "edited": "Changed", "random": "Random change"}
 
 
@@ -50,18 +51,20 @@ def chosen_run() -> Run | None:
 def what_is_shown(run: Run) -> str:
     """The line under the title."""
     n = int(run.summary.get("n_ranking_pairs") or run.summary.get("n_pairs") or 0)
-    return (
-        f"{shell.run_heading(run)}. Neurons and direction come "
-        f"from {plural(n, 'discovery pair')} of run `{run.run_id}`; beside every change stands a random one."
-    )
+    source = f"Neurons and direction come from {plural(n, 'discovery pair')} of run `{run.run_id}`"
+    return f"{shell.run_heading(run)}. {terms.said(source)}; beside every change stands a random one."
 
 
 def without_run(model: str) -> None:
     """Say that the sliders need a run, and where it is made."""
     with st.container(border=True, key="play_no_run", horizontal=True, vertical_alignment="center"):
+        named = shell.escaped(model)
         st.markdown(
-            f":material/info: There is no run of **{shell.escaped(model)}** yet. It answers as it is; which neurons to "
-            "change, and where to push, comes from a run."
+            terms.said(
+                f":material/info: There is no run of **{named}** yet. It answers as it is; which neurons to change, "
+                "and where to push, comes from a run.",
+                [named],
+            )
         )
         st.page_link(shell.START, label="Run a behaviour on Start", icon=":material/arrow_forward:")
 
@@ -109,7 +112,7 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
         st.selectbox(
             "Prompt", ids, key="play_pair", help=words.HELP["play_pair"], persist_state="session",
             format_func=lambda i: "My own words" if i == OWN_WORDS else _first_words(pairs.loc[i, f"{usual}_text"]),
-            on_change=_take_example,
+            on_change=_take_example, label_visibility=_label_visibility(),
         )  # fmt: skip
         own = state["play_pair"] == OWN_WORDS
         with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
@@ -157,10 +160,15 @@ def conversation(stored: str) -> tuple[tuple[dict[str, str], ...], tuple[dict[st
     return tuple(dict(message) for message in messages[:-1]), tuple(tools)
 
 
+def _label_visibility() -> Literal["visible", "collapsed"]:
+    """A presentation leaves out the labels of what explains itself; screen readers have them all the same."""
+    return "collapsed" if presenter.on() else "visible"
+
+
 def _text_area() -> None:
     st.text_area(
-        "What the model is asked", key="play_text", height=None if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
-        label_visibility="collapsed" if presenter.on() else "visible",
+        "What the model is asked", key="play_text", height=84 if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
+        label_visibility=_label_visibility(),
         help=words.HELP["play_text"], placeholder="Write a prompt", persist_state="session",
     )  # fmt: skip
 
@@ -181,7 +189,7 @@ def _first_words(text: Any, n: int = 70) -> str:
 
 
 def change_of(run: Run, circuit: Circuit | None) -> Change:
-    """The sliders, and the change they stand for. A presentation has them in one column, without the rarer ones."""
+    """The sliders, and the change they stand for. A presentation leaves the rarer ones out."""
     state, n_layers = st.session_state, int(run.summary["n_layers"])
     _start_sliders(run, circuit, n_layers)
     with st.container(border=True, key="play_sliders"):
@@ -218,9 +226,13 @@ def change_of(run: Run, circuit: Circuit | None) -> Change:
                     format_func=lambda p: words.POSITIONS[p], persist_state="session",
                 )  # fmt: skip
         if circuit is not None and not presenter.on():
+            sides = [circuit.target_meaning, circuit.control_meaning]
             st.caption(
-                f"Push above zero: towards {shell.escaped(circuit.target_meaning)}; below: towards "
-                f"{shell.escaped(circuit.control_meaning)}. {words.SWEEP_RANKINGS[state['play_ranking']][1]}"
+                terms.marked(
+                    f"Push above zero: towards {sides[0]}; below: towards {sides[1]}. "
+                    f"{words.SWEEP_RANKINGS[state['play_ranking']][1]}",
+                    sides,
+                )
             )
     return Change(
         n_neurons=int(state["play_n"]),
@@ -259,8 +271,8 @@ def _steps(run: Run, given: Any) -> list[int]:
 
 
 def _beside(n: int, gap: Any = "small") -> Sequence[Any]:
-    """Columns, or one below the other in the narrower place of the presenter view."""
-    if presenter.on():
+    """Columns; those inside of columns stand one below the other in the narrower place of the presenter view."""
+    if presenter.on() and gap == "small":
         return [st.container() for _ in range(n)]
     return st.columns(n, gap=gap, vertical_alignment="bottom" if gap == "small" else "top")
 
@@ -325,8 +337,10 @@ def _head(standing: Standing | None, refused: str, circuit: Circuit | None) -> N
     if standing is None:
         st.error(shell.escaped(refused or "The question was lost. Ask again."), icon=":material/error:")
     elif standing.reply is not None:
-        st.markdown(f"## {shell.escaped(headline(standing.reply, titles_of(circuit)))}")
-        st.caption(shell.escaped(logit_sentence(standing.reply)))
+        titles, seen = titles_of(circuit), set[str]()
+        st.markdown(f"## {terms.marked(headline(standing.reply, titles), titles.values(), seen)}")
+        if not presenter.on():  # there the chart of F below says it
+            st.caption(terms.marked(logit_sentence(standing.reply), seen=seen))
     elif standing.ended:
         with st.container(horizontal=True, vertical_alignment="center"):
             if standing.state == "failed":
@@ -356,12 +370,12 @@ def place_in_words(standing: Standing) -> str:
 
 def answer_height() -> int:
     """Pixels of a card with an answer, the same whatever the answer: nothing jumps when it comes."""
-    return round(ANSWER_HEIGHT * (presenter.LARGER if presenter.on() else 1))
+    return PRESENTED_HEIGHT if presenter.on() else ANSWER_HEIGHT
 
 
 def _empty_board() -> None:
-    for column, title in zip(st.columns(3), ARM_TITLES.values(), strict=True):
-        with column, st.container(border=True, height=answer_height()):
+    for column, (arm, title) in zip(st.columns(3), ARM_TITLES.items(), strict=True):
+        with column, st.container(border=True, height=answer_height(), key=f"play_{arm}"):
             st.markdown(f"**{title}**")
             st.skeleton(height=90)
 
@@ -376,8 +390,8 @@ def titles_of(circuit: Circuit | None) -> Mapping[str, str]:
 
 def _answers(reply: Reply, circuit: Circuit | None) -> None:
     before, after = reply.unedited, reply.edited
-    marked, _ = word_difference(before.text, after.text if after else before.text)
-    sides: list[tuple[str, Written | None, Sequence[Piece]]] = [("unedited", before, marked)]
+    own, _ = word_difference(before.text, after.text if after else before.text)
+    sides: list[tuple[str, Written | None, Sequence[Piece]]] = [("unedited", before, own)]
     for arm, answer in (("edited", after), ("random", reply.random)):
         sides.append((arm, answer, word_difference(before.text, answer.text)[1] if answer else ()))
     for column, (arm, answer, pieces) in zip(st.columns(3), sides, strict=True):
@@ -413,35 +427,29 @@ def _redraw() -> None:
 
 
 def _text(answer: Written, pieces: Sequence[Piece], arm: str) -> None:
-    """An answer in large type; words that the other answer lacks are underlined, in the changed ones bold, too."""
-    tag = ("<u>", "</u>") if arm == "unedited" else ("<b><u>", "</u></b>")
-    body = "".join(f"{tag[0]}{readable(p.text)}{tag[1]}" if p.differs else readable(p.text) for p in pieces)
-    if answer.finish == "broken":
-        body += " <i>The model broke: its output is no number.</i>"
-    shown = body + FINISHES[answer.finish] or "<i>(empty)</i>"
-    st.html(
-        f'<div dir="auto" style="font-size:1.2rem;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">'
-        f"{shown}</div>"
-    )
+    """An answer in large type, its differing words marked."""
+    note = "The model broke: its output is no number." if answer.finish == "broken" else ""
+    marked.answer(pieces, changed=arm != "unedited", more=FINISHES[answer.finish], note=note, size=_type_size())
 
 
-def readable(text: str) -> str:
-    """Text as HTML: its own signs escaped, characters that cannot be seen or that turn the line replaced."""
-    return html.escape("".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text))
+def _type_size() -> float:
+    return PRESENTED_TYPE if presenter.on() else ANSWER_TYPE
 
 
 def _figures(reply: Reply, circuit: Circuit | None) -> None:
     """First-token probabilities, and F beside that of the random draws."""
     arms = ["unedited"] if reply.edited is None else list(ARM_TITLES)
-    left, right = st.columns([3, 2], gap="large")
+    compact = presenter.on()
+    left, right = st.container(key="play_figures").columns([3, 2], gap="medium" if compact else "large")
     with left:
-        shell.figure(lambda: playground_charts.first_tokens(token_rows(reply, arms)), key="play_tokens")
+        shell.figure(lambda: playground_charts.first_tokens(token_rows(reply, arms), compact), key="play_tokens")
     with right:
         if reply.unedited.logit_diff is None:
-            st.info(no_logit_diff(reply, circuit), icon=":material/info:")
+            own = [circuit.title.lower()] if circuit else []
+            st.info(terms.marked(no_logit_diff(reply, circuit), own), icon=":material/info:")
             return
         meanings = (circuit.target_meaning, circuit.control_meaning) if circuit else ("target", "control")
-        shell.figure(lambda: playground_charts.logit_diffs(logit_rows(reply), *meanings), key="play_f")
+        shell.figure(lambda: playground_charts.logit_diffs(logit_rows(reply), *meanings, compact), key="play_f")
 
 
 def no_logit_diff(reply: Reply, circuit: Circuit | None) -> str:

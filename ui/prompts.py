@@ -1,6 +1,7 @@
 """Prompt sets of one's own: the picker's choices, and the parts of the page that adds, shows and deletes them."""
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pprobe_core.circuits.prompt_sets import MAX_PAIRS, MAX_PROMPT_CHARS, built_
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.wording import plural
-from ui import exports, library, shell, words
+from ui import exports, library, picked, selection, shell, terms, words
 
 PREVIEWED = 8  # pairs of a kept set
 SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
@@ -167,7 +168,7 @@ def from_known(circuit: Circuit) -> Source | None:
             f":material/gavel: Licence: **{shell.escaped(one.licence)}**  \n"
             f"{shell.escaped(one.paper)} · {shell.escaped(one.source.label)}"
         )
-        st.caption(f"Used only if its SHA-256 is the one in this catalogue ({one.sha256[:12]}…).")
+        st.caption(terms.marked(f"Used only if its SHA-256 is the one in this catalogue ({one.sha256[:12]}…)."))
         if not one.fits.get(circuit.circuit_id):
             st.info(shell.escaped(_why_not(one)), icon=":material/info:")
             return None
@@ -200,7 +201,19 @@ def _recipe(recipe: Recipe, circuit: Circuit) -> None:
             }
             for i, n, _ in recipe.parts
         ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True, alt="The parts of the mix")
+        text = st.column_config.TextColumn
+        exports.table(
+            pd.DataFrame(rows),
+            key="mix_parts",
+            hide_index=True,
+            alt="The parts of the mix",
+            column_config={
+                "Set": text(help="The published set that this part is taken from."),
+                "Prompts": st.column_config.NumberColumn(help="How many of its prompts are taken."),
+                "Licence": text(help="What its source says about use and sharing."),
+                "On this computer": st.column_config.CheckboxColumn(help="Ticked: its file is here already."),
+            },
+        )
         if recipe.circuit != circuit.circuit_id:
             st.info(f"It is for the behaviour “{library.circuit_title(recipe.circuit)}”.", icon=":material/info:")
         elif st.button(
@@ -308,26 +321,46 @@ def preview(pairs: Pairs, tag: str) -> Pairs:
             {"Left out because": reason, "Rows": len(found), "Which": _some(found)}
             for reason, found in pairs.left_out.items()
         ]
-        exports.table(pd.DataFrame(rows), key="left_out", hide_index=True, alt="Rows left out, by reason")
+        exports.table(
+            pd.DataFrame(rows),
+            key="left_out",
+            hide_index=True,
+            alt="Rows left out, by reason",
+            column_config={
+                "Left out because": st.column_config.TextColumn(help="Why these rows make no pair."),
+                "Rows": st.column_config.NumberColumn(help="How many rows it is."),
+                "Which": st.column_config.TextColumn(help=words.HELP["rows_left_out"]),
+            },
+        )
     for note in pairs.notes:
         st.caption(shell.escaped(note))
     if not pairs.lines:
         return pairs
-    shown = pd.DataFrame([_shown_line(line) for line in pairs.lines[:SHOWN]])
+    shown = _lines_table(pairs.lines[:SHOWN])
     if len(pairs.lines) > SHOWN:
         st.caption(f"The first {SHOWN} of {len(pairs.lines):,}.")
     height: int | Literal["content"] = 318 if len(shown) > PREVIEWED else "content"
+    rest = functools.partial(_lines_table, pairs.lines[SHOWN:])
     if _SWAPPED not in shown:
-        st.dataframe(shown, hide_index=True, height=height, alt="The first prompt pairs")
+        exports.table(
+            shown,
+            key="first_pairs",
+            rest=rest,
+            hide_index=True,
+            height=height,
+            alt="The first prompt pairs",
+            column_config=_pair_columns(),
+        )
         return pairs
-    edited = st.data_editor(
+    edited = exports.editor(
         shown,
         alt="The first prompt pairs, open to changes",
+        rest=rest,
         hide_index=True,
         height=height,
         key=f"words_{tag}",
         disabled=[column for column in shown.columns if column != _SWAPPED],
-        column_config={_SWAPPED: st.column_config.TextColumn(help=words.HELP["column_keyword"], pinned=False)},
+        column_config=_pair_columns(),
     )
     before, after = shown[_SWAPPED].fillna(""), edited[_SWAPPED].fillna("")
     changed = {i: str(new) for i, (old, new) in enumerate(zip(before, after, strict=True)) if new != old}
@@ -385,6 +418,7 @@ def use_button(one: OwnSet, key: str, kind: Any = "secondary") -> None:
     ):
         state = st.session_state
         state["circuit"], state["prompts"], state["run"], state["sweep"] = one.circuit, one.name, "", ""
+        selection.let_go()
         state.pop("_kept_set", None)
         st.switch_page(shell.START)
 
@@ -397,7 +431,9 @@ def confirm_delete(name: str, title: str) -> None:
     """Ask before a set is deleted."""
     st.markdown(f"**{shell.escaped(title)}**")
     st.caption(
-        "Runs made with it stay. New runs and sweeps on them need the set: add the same prompts again for those."
+        terms.marked(
+            "Runs made with it stay. New runs and sweeps on them need the set: add the same prompts again for those."
+        )
     )
     with st.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Keep it", key="keep_it", help="Close without deleting."):
@@ -411,6 +447,7 @@ def confirm_delete(name: str, title: str) -> None:
             state = st.session_state
             if state.get("prompts") == name:
                 state["prompts"] = "mini"
+            picked.forget("set_looked_at")
             st.rerun()
 
 
@@ -428,10 +465,15 @@ def kept_sets(sets: Sequence[OwnSet]) -> OwnSet | None:
         for s in sets
     ]
     column = st.column_config
-    event = st.dataframe(
+    # Ticks stand for places in the table, so other rows make another table.
+    names = [s.name for s in sets]
+    start = picked.start("set_looked_at", names)
+    given = [names.index(start)] if start in names else []
+    event = exports.table(
         pd.DataFrame(rows),
         hide_index=True,
-        key=f"own_sets_{len(sets)}",
+        key=f"own_sets_{zlib.crc32(' '.join([*names, start]).encode()):08x}",
+        selection_default={"selection": {"rows": given}} if given else None,
         on_select="rerun",
         selection_mode="single-row",
         alt="Your prompt sets",
@@ -449,7 +491,10 @@ def kept_sets(sets: Sequence[OwnSet]) -> OwnSet | None:
         },
     )
     ticked: list[int] = event.selection.rows
-    return sets[ticked[0]] if ticked and ticked[0] < len(sets) else None
+    one = sets[ticked[0]] if ticked and ticked[0] < len(sets) else None
+    picked.told("set_looked_at", one.name if one else "")
+    selection.write_address()
+    return one
 
 
 def details(one: OwnSet) -> None:
@@ -475,16 +520,30 @@ def details(one: OwnSet) -> None:
         for note in one.notes:
             st.caption(shell.escaped(note))
         try:
-            pairs = load_prompt_set(one.circuit, one.name).pairs
-            st.dataframe(
-                pd.DataFrame([_shown_pair(pair) for pair in pairs[:PREVIEWED]]), hide_index=True, alt="The first pairs"
-            )
+            pairs_table(one, load_prompt_set(one.circuit, one.name).pairs)
         except PprobeError as error:
             st.error(shell.escaped(str(error)), icon=":material/error:")
         with st.container(horizontal=True):
             use_button(one, "use_ticked", "primary")
             if st.button("Delete…", key="delete_set", icon=":material/delete:", help="Delete this set, after asking."):
                 confirm_delete(one.name, one.title)
+
+
+def pairs_table(one: OwnSet, pairs: Sequence[PromptPair]) -> None:
+    """The first pairs of a kept set; its Save menu gives them all."""
+    n, licence = plural(len(pairs), "pair"), one.origin.licence or "not stated"
+    if len(pairs) > PREVIEWED:
+        st.caption(f"The first {PREVIEWED} of {len(pairs):,} pairs; **Save** gives them all.")
+    exports.measured_on(one.name, f"Prompt set {one.title}", n, f"from {one.origin.source}", f"licence: {licence}")
+    exports.table(
+        _kept_table(pairs[:PREVIEWED]),
+        key="set_pairs",
+        rest=functools.partial(_kept_table, pairs[PREVIEWED:]),
+        hide_index=True,
+        alt="The first pairs",
+        column_config=_pair_columns(),
+    )
+    exports.forget()  # what follows on the page is about other prompts
 
 
 def limits() -> str:
@@ -510,6 +569,33 @@ def _text_of(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else f"(chat) {prompt['messages'][-1]['content']}"
 
 
+def _pair_columns() -> dict[str, Any]:
+    """What each column of a table of pairs holds; of a table that lacks one, that one is passed over."""
+    text = st.column_config.TextColumn
+    return {
+        "Prompt": text(help="The first prompt of the pair, with the behaviour; of a chat, its last user turn."),
+        _SWAPPED: text(
+            help="The word whose letters are swapped to make the second prompt; open to changes until a set is kept.",
+            pinned=False,
+        ),
+        "Second prompt": text(help="The same with a small change, so that the behaviour stops."),
+        "Target": text(help=words.HELP["column_target"]),
+        "Control": text(help=words.HELP["column_control"]),
+        "Gold": text(help=words.HELP["column_gold"]),
+        "Split": text(help=words.GLOSSARY["Discovery, validation, held out"]),
+    }
+
+
+def _lines_table(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Pairs that are not kept yet, one a row."""
+    return pd.DataFrame([_shown_line(line) for line in lines])
+
+
+def _kept_table(pairs: Sequence[PromptPair]) -> pd.DataFrame:
+    """Pairs of a kept set, one a row."""
+    return pd.DataFrame([_shown_pair(pair) for pair in pairs])
+
+
 def _shown_line(line: Mapping[str, Any]) -> dict[str, str]:
     row = {"Prompt": _text_of(line["original"])}
     if line.get("keyword"):
@@ -525,4 +611,6 @@ def _shown_pair(pair: PromptPair) -> dict[str, str]:
         row["Word to swap"] = pair.keyword
     if pair.perturbed is not None:
         row["Second prompt"] = pair.perturbed.text
+    answers = {"Target": pair.target, "Control": pair.control, "Gold": pair.gold}
+    row |= {name: " | ".join(strings) for name, strings in answers.items() if strings}
     return row | {"Split": words.SPLITS[pair.split]}

@@ -10,7 +10,9 @@ from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.reproduction import Agreement
 from pprobe_core.store import Run, Sweep, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, job_panel, shell, words
+from ui import backend, exports, job_panel, shell, terms, words
+
+BADGE = ":gray-badge[:material/history: Recorded]"
 
 
 def date_of(shown: Run | Sweep) -> str:
@@ -44,7 +46,7 @@ def _notice(what: str, date: str, request: ProbeRequest | SweepRequest, job_id: 
         return
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
         st.markdown(
-            f":gray-badge[:material/history: Recorded] This {what} recorded on {date}, not computed on this computer.",
+            terms.said(f"{BADGE} This {what} recorded on {date}, not computed on this computer."),
             help=words.HELP["recorded"],
             width="content",
         )
@@ -73,8 +75,7 @@ def _progress(job_id: str, date: str, watched: bool) -> None:
     where = "" if watched else f" {job.message or 'Starting'}{f': {job.count}' if job.total else ''}."
     with st.container(horizontal=True, vertical_alignment="center", key="recorded_notice"):
         st.markdown(
-            f":gray-badge[:material/history: Recorded] Recorded on {date}; it is being computed here now."
-            f"{shell.escaped(where)}",
+            f"{BADGE} {terms.marked(f'Recorded on {date}; it is being computed here now.{where}')}",
             width="content",
         )
         if not watched and st.button(
@@ -95,8 +96,10 @@ def comparison_line(found: Compared) -> None:
     if n:
         last = max((result for result in results if result.recorded), key=lambda result: result.created_at)
         st.markdown(
-            f":gray-badge[:material/history: Recorded] {n} of {plural(len(results), 'result')} here were recorded "
-            f"on {date_of(last)}, not computed on this computer. Open one on its own page to compute it here.",
+            terms.said(
+                f"{BADGE} {n} of {plural(len(results), 'result')} here were recorded on {date_of(last)}, not computed "
+                "on this computer. Open one on its own page to compute it here."
+            ),
             help=words.HELP["recorded"],
         )
 
@@ -115,7 +118,7 @@ def agreement(run: Run, sweep: Sweep | None = None) -> None:
     icon = ":material/check_circle:" if found.agrees else ":material/difference:"
     with st.expander(f"Computed on this computer, and recorded before. {found.sentence}", icon=icon):
         table = found.by_what()
-        st.dataframe(
+        exports.table(
             table.assign(
                 what=table["what"].str.capitalize(),
                 agree=[f"{a} of {n}" for a, n in zip(table["n_agree"], table["n"], strict=True)],
@@ -172,7 +175,7 @@ def set_controls() -> None:
             if n_runs
             else "No recorded runs are shown."
         )
-        st.markdown(f":gray-badge[:material/history: Recorded] {text}", help=words.HELP["recorded"], width="content")
+        st.markdown(terms.said(f"{BADGE} {text}"), help=words.HELP["recorded"], width="content")
         if n_runs and st.button(
             "Remove recorded runs",
             key="remove_recorded",

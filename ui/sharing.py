@@ -1,8 +1,8 @@
 """Sharing what is on screen: its full link, its files, its code; and links whose result is not here."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,13 +16,15 @@ from pprobe_core.interventions.types import SweepRequest
 from pprobe_core.jobs import shape_of
 from pprobe_core.models import catalogue
 from pprobe_core.playground import Change
-from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest, tupled
 from pprobe_core.store import Run, Store, Sweep, job_id_of
 from ui import backend, job_panel, library, selection, shell, words
 
-RESULT_PAGES = ("probe", "dose", "window", "controls", "playground")
-
+WHAT = {"circuit": "the behaviour", "prompts": "the prompt set"}
+WAYS = {  # what an address may name in vain -> how it gets here, on which page, what leads there
+    "circuit": ("Ask for its YAML file and import it on the Behaviours page.", shell.CIRCUITS, "Go to Behaviours"),
+    "prompts": ("Ask for its file and add it on the Prompt sets page.", shell.PROMPTS, "Go to Prompt sets"),
+}
 
 # ---------------------------------------------------------------------------------------------------------- the link
 
@@ -37,13 +39,13 @@ def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = 
     page = here if page is None else page
     address: dict[str, str] = {}
     if run is not None:
-        address = {"run": run.run_id, **_request_in_words(run.request)}
+        address = {"run": run.run_id, **selection.request_in_words(run.request)}
     if sweep is not None:
         address |= {"sweep": sweep.sweep_id, "ask": _asked(sweep.request)}
     general = {"probe": ("ranking",), "compare": ("models", "circuits", "view")}.get(page, ())
     for key, choice in selection.known().items():
         text = selection.as_text(state.get(key))
-        if key in address or key == "ask" or not (page in choice.pages or key in general):
+        if key in address or key in selection.ABOUT or not (page in choice.pages or key in general):
             continue
         if choice.accepts(text) and text != selection.as_text(choice.default):
             address[key] = text
@@ -52,27 +54,19 @@ def link(run: Run | None = None, sweep: Sweep | None = None, page: str | None = 
     return f"{base}?{urlencode(address)}" if address else base
 
 
-def _request_in_words(request: ProbeRequest) -> dict[str, str]:
-    """A probe's request as the address writes it; what is at its default is left out, but for the first four."""
-    given = request.strings_from == "given"
-    values = {
-        "model": request.model,
-        "circuit": request.circuit.partition("@")[0],
-        "prompts": request.prompts,
-        "coupling": request.coupling,
-        "thinking": "" if request.thinking == ProbeRequest.thinking else request.thinking,
-        "limit": str(request.limit or ""),
-        "seed": "" if request.seed == ProbeRequest.seed else str(request.seed),
-        "target_strings": written_strings(request.target) if given else "",
-        "control_strings": written_strings(request.control) if given else "",
-    }
-    return {key: value for key, value in values.items() if value}
-
-
 def _asked(request: SweepRequest) -> str:
     """A sweep's request as short JSON: its kind and what differs from the defaults."""
     values = {name: value for name, value in asdict(request).items() if value != getattr(SweepRequest, name, None)}
     return json.dumps({name: value for name, value in values.items() if name != "run_id"}, separators=(",", ":"))
+
+
+def asked_probe() -> ProbeRequest:
+    """The probe that the address asks for: its plain words, and what stands beyond them under `request`."""
+    return replace(shell.request_from_pickers(), **_probe_wishes())
+
+
+def _probe_wishes() -> Mapping[str, Any]:
+    return selection.probe_wishes(str(st.session_state.get("request") or ""))
 
 
 def asked_sweep(run: Run) -> SweepRequest | None:
@@ -123,6 +117,8 @@ def _share_menu(run: Run, sweep: Sweep | None, page: str | None) -> None:
         if not menu.open:
             return
         _show_link(link(run, sweep, page))
+        for lost in _not_in_the_link(run):
+            st.caption(f":material/content_cut: {lost}")
         store, run_id, sweep_id = shell.store(), run.run_id, sweep.sweep_id if sweep else None
         names = (run_id, *([sweep_id] if sweep_id else []))
         _download(
@@ -191,6 +187,23 @@ def _show_link(address: str) -> None:
     )
 
 
+def _not_in_the_link(run: Run) -> list[str]:
+    """What is on screen and too long for an address, and how it can be passed on."""
+    lost = []
+    if not selection.request_in_words(run.request):
+        lost.append(
+            "The tokens that this run was asked with are too long for a link: it opens the run where it is, and cannot "
+            "ask for it elsewhere. Send `reproduce.json` with it."
+        )
+    if st.session_state.get("_page") == "playground" and selection.too_long("play_text"):
+        n = len(selection.as_text(st.session_state["play_text"]))
+        lost.append(
+            f"The text that the model is asked has {n:,} characters. A link holds {selection.MAX_TEXT_CHARS:,}, so it "
+            "is not in this one: copy it by hand and send it along."
+        )
+    return lost
+
+
 def _download(label: str, data: Callable[[], str], name: str, key: str, help_text: str) -> None:
     st.download_button(
         label, data, file_name=name, mime="text/html" if name.endswith("html") else "application/json",
@@ -242,12 +255,51 @@ def code(lines: str, reading: str = "") -> None:
 
 
 def is_here(page: Any) -> bool:
-    """Whether the run that the address names is in the results file; if not, say what is missing, what can be done."""
-    run_id = str(st.session_state.get("run") or "")
-    if page.url_path not in RESULT_PAGES or not run_id or shell.store().has_run(run_id):
+    """Whether the run that the address names is in the results file; if not, say what is missing, what can be done.
+
+    A behaviour or prompt set that is named without a run is said above the page, which then shows what is here.
+    """
+    run_id, of_run = str(st.session_state.get("run") or ""), page.url_path in selection.RESULT_PAGES
+    if page.url_path == "" or (of_run and not run_id):
+        _missing_choices()
+    if not of_run or not run_id or shell.store().has_run(run_id):
         return True
     _missing_run(run_id)
     return False
+
+
+def _missing_choices() -> None:
+    """The behaviour and the prompt set that the address names and this computer lacks, and how they get here."""
+    for key, text in selection.not_here("circuit", "prompts").items():
+        name, (how, page, label) = shell.escaped(shell.readable_name(text)), WAYS[key]
+        with st.container(border=True, key=f"missing_{key}"):
+            st.markdown(
+                f":material/info: The link names {WHAT[key]} **{name}**, which is not on this computer. {how} Until "
+                "then the page shows what is here."
+            )
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.page_link(page, label=label, icon=":material/arrow_forward:")
+                st.button(
+                    "Go on without it",
+                    key=f"without_{key}",
+                    on_click=selection.let_go,
+                    args=(key,),
+                    help="Takes it out of the address.",
+                )
+
+
+def missing_runs(ids: Collection[str]) -> None:
+    """Where the address names runs to compare that are not among `ids`: say so, and what can be done."""
+    for key in ("run_a", "run_b"):
+        selection.keep_offered(key, ids)
+    if lacking := selection.not_here("run_a", "run_b"):
+        named = " and ".join(f"`{run_id}`" for run_id in dict.fromkeys(lacking.values()))
+        st.info(
+            f"The comparison names what is not in this results file: run {named}, made on another computer or deleted. "
+            "Runs that are here stand in its place. A link from the **Share** menu of the run itself, or its "
+            "`reproduce.json`, lets it be computed here.",
+            icon=":material/info:",
+        )
 
 
 def _missing_run(run_id: str) -> None:
@@ -272,46 +324,52 @@ def _missing_run(run_id: str) -> None:
             icon=":material/arrow_forward:",
             help="Leave the link and show the newest run of this results file.",
         ):
-            state["run"] = state["sweep"] = state["ask"] = ""
-            state.pop("_not_here", None)
+            state["run"] = state["sweep"] = state["ask"] = state["request"] = ""
+            selection.let_go()
             st.rerun()
         st.page_link(shell.START, label="Go to Start", icon=":material/home:")
 
 
 def _what_it_takes(run_id: str) -> None:
     """Which of model, behaviour and prompts are here; the button that computes the run where all three are."""
-    elsewhere: Mapping[str, str] = st.session_state.get("_not_here", {})
-    request = shell.request_from_pickers()
-    lacking = {
-        "Behaviour": "it is not here. Ask for its YAML file and import it on the Behaviours page."
-        if "circuit" in elsewhere
-        else "",
-        "Prompt set": "it is not here. Ask for its file and add it on the Prompt sets page."
-        if "prompts" in elsewhere
-        else "",
-    }
+    elsewhere = selection.not_here("circuit", "prompts")
+    request = asked_probe()
+    version = str(_probe_wishes().get("circuit") or "")  # of an own behaviour, which its owner may change
+    behaviour = version or elsewhere.get("circuit") or request.circuit
+    as_now = library.circuits().get(version.partition("@")[0]) if library.circuit_of(behaviour) is None else None
+    lacking, differing = dict[str, str](), dict[str, str]()
+    if as_now is not None:
+        request, behaviour = replace(request, circuit=as_now.address), as_now.address
+        differing["Behaviour"] = (
+            f"is here in another version than the link's ({version.partition('@')[2]}), so the run will be another. "
+            "For the same one ask for the YAML file of that version and import it on the Behaviours page."
+        )
+    elif library.circuit_of(behaviour) is None:
+        lacking["Behaviour"] = f"it is not here. {WAYS['circuit'][0]}"
+    if "prompts" in elsewhere:
+        lacking["Prompt set"] = f"it is not here. {WAYS['prompts'][0]}"
     try:
         catalogue.find_model(request.model)
     except PprobeError as error:
         lacking["Model"] = str(error)
     named = {
         "Model": request.model,
-        "Behaviour": elsewhere.get("circuit") or library.circuit_title(request.circuit),
+        "Behaviour": library.circuit_title(behaviour),
         "Prompt set": elsewhere.get("prompts") or words.PROMPT_SETS.get(request.prompts, request.prompts),
     }
     for name, value in named.items():
-        why = lacking.get(name, "")
-        icon = ":material/cancel:" if why else ":material/check_circle:"
-        value = shell.readable_name(value)
-        st.markdown(f"{icon} **{name}** {shell.escaped(value)}{': ' + shell.escaped(why) if why else ' is here.'}")
-    if any(lacking.values()):
+        value = shell.escaped(shell.readable_name(value))
+        if name in lacking:
+            st.markdown(f":material/cancel: **{name}** {value}: {shell.escaped(lacking[name])}")
+        elif name in differing:
+            st.markdown(f":material/info: **{name}** {value} {shell.escaped(differing[name])}")
+        else:
+            st.markdown(f":material/check_circle: **{name}** {value} is here.")
+    if lacking:
         with st.container(horizontal=True):
-            for name, page, label in (
-                ("Behaviour", shell.CIRCUITS, "Behaviours"),
-                ("Prompt set", shell.PROMPTS, "Prompt sets"),
-            ):
-                if lacking.get(name):
-                    st.page_link(page, label=f"Go to {label}", icon=":material/arrow_forward:")
+            for name, key in (("Behaviour", "circuit"), ("Prompt set", "prompts")):
+                if name in lacking:
+                    st.page_link(WAYS[key][1], label=WAYS[key][2], icon=":material/arrow_forward:")
         st.caption("When it is here, open the link again: then the run can be computed on this computer.")
     else:
         _compute(request, run_id)
@@ -320,6 +378,8 @@ def _what_it_takes(run_id: str) -> None:
 def _compute(request: ProbeRequest, run_id: str) -> None:
     """The button that asks for the same run, its progress, and where it went when other weights gave another run."""
     found = shell.store().run_of(request)
+    if found is not None and shell.store().run(found).request.generate != request.generate:
+        found = None  # with answers where the link's has none, or the other way round
     job = backend.find_job(job_id_of(request))
     if job is not None and job.state in job_panel.ACTIVE:
         job_panel.watch_job(job.job_id)
@@ -329,7 +389,7 @@ def _compute(request: ProbeRequest, run_id: str) -> None:
     if found is not None and found != run_id:
         st.info(
             f"The same request has been computed here as run {found}. The number is another because the weights, the "
-            "prompts or the engine's version are not the same.",
+            "prompts, the version of the behaviour or of the engine are not the same, or the kind of device.",
             icon=":material/info:",
         )
         if st.button("Show that run", key="show_other", type="primary", help="Show the run of this computer."):
@@ -341,7 +401,8 @@ def _compute(request: ProbeRequest, run_id: str) -> None:
         key="compute_link",
         type="primary",
         icon=":material/play_arrow:",
-        help="Run the same request on this computer. With the same weights it gives the run of the link.",
+        help="Run the same request on this computer. With the same weights, prompts and behaviour it gives the run of "
+        "the link.",
     ):
         job_panel.submit(request)
         st.rerun()

@@ -12,12 +12,13 @@ import streamlit as st
 
 from pprobe_core import charts, neuron_charts
 from pprobe_core.circuits import own_sets
+from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import ModelUnavailable, PprobeError, StoreUnavailable
 from pprobe_core.probing.strings import parse_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run, Store, Sweep
 from pprobe_core.wording import plural, verified
-from ui import backend, drawing, exports, kept, library, selection, terms, words
+from ui import backend, drawing, exports, kept, library, presenter, selection, terms, words
 from ui.terms import escaped
 
 START, PLAYGROUND, PROBE, DOSE, WINDOW, CONTROLS, COMPARE, PROMPTS, CIRCUITS, GLOSSARY = (
@@ -106,7 +107,7 @@ def request_from_pickers() -> ProbeRequest:
         prompts=state["prompts"] or "",  # nothing is offered for a behaviour without prompts
         coupling=state["coupling"],
         limit=int(state.get("limit") or 0) or None,
-        seed=int(state.get("seed") or ProbeRequest.seed),
+        seed=int(ProbeRequest.seed if state.get("seed") is None else state["seed"]),
         thinking=state["thinking"],
         target=parse_strings(state.get("target_strings") or ""),
         control=parse_strings(state.get("control_strings") or ""),
@@ -173,12 +174,12 @@ def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any)
     if of is None:
         draw = partial(_same, draw())
     drawn = drawing.drawn(draw, key, of)
-    st.markdown(f"**{escaped(drawn.title)}**")
+    own, seen = own_words(), set[str]()
+    st.markdown(f"**{terms.marked(drawn.title, own, seen)}**")
     event = drawn.show(key, **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"below_{key}"):
-        seen: set[str] = set()
         lines = [(":material/visibility: ", drawn.reading), (":material/visibility_off: ", drawn.omits)]
-        told = [icon + terms.marked(text, own_words(), seen) for icon, text in lines if text]
+        told = [icon + terms.marked(text, own, seen) for icon, text in lines if text]
         st.caption("  \n".join(told), width="stretch")
         exports.save_figure(draw, drawn.title, drawn.caption, key)
     return event
@@ -188,8 +189,13 @@ def _same(figure: charts.Figure) -> charts.Figure:
     return figure
 
 
+def of_circuit(circuit: Circuit, text: str, seen: set[str] | None = None) -> str:
+    """A text of a behaviour as Markdown, its terms explained; one of a user's own behaviour stays as it was written."""
+    return escaped(text) if circuit.own else terms.marked(text, seen=seen)
+
+
 def own_words() -> list[str]:
-    """What people of this place wrote and captions quote: the words of their own behaviours."""
+    """What people of this place wrote and sentences quote: the words of their own behaviours."""
     own = (circuit for circuit in library.circuits().values() if circuit.own)
     return [text for circuit in own for text in (circuit.title, circuit.target_meaning, circuit.control_meaning)]
 
@@ -218,7 +224,7 @@ def no_run_yet() -> None:
     """What a results page shows while there is no run."""
     with st.container(border=True, key="no_run"):
         st.markdown("## :material/hourglass_empty: No run yet")
-        st.markdown("Choose a model and a behaviour on the Start page and press **Run**. It takes seconds.")
+        st.markdown(terms.said("Choose a model and a behaviour on the Start page and press **Run**. It takes seconds."))
         st.page_link(START, label="Go to Start", icon=":material/arrow_forward:")
 
 
@@ -235,7 +241,8 @@ def run_picker(run_id: str) -> None:
         key="run_picker",
         format_func=lambda i: titles.get(i, i),
         help=words.HELP["run"],
-        width=420,
+        width=640 if presenter.on() else 420,
+        label_visibility="collapsed" if presenter.on() else "visible",
         on_change=lambda: selection.show_run(st.session_state["run_picker"]),
     )
 
@@ -245,11 +252,13 @@ def run_facts(run: Run) -> str:
     s = run.summary
     passes = plural(int(s.get("n_forward_passes") or 0), "forward pass", suffix="es")
     proved = verified(s.get("structure_check"))
-    return (
-        f"Prompt set {escaped(readable_name(own_sets.title_of(run.request.prompts)))} · "
+    prompts = escaped(readable_name(own_sets.title_of(run.request.prompts)))
+    return terms.said(
+        f"Prompt set {prompts} · "
         f"{plural(int(s.get('n_pairs') or 0), 'pair')} · {words.COUPLINGS.get(run.request.coupling, '')} coupling · "
         f"seed {run.request.seed} · {passes} in {charts.number(s.get('seconds'), 1)} s · "
-        f"{proved + ' · ' if proved else ''}run `{run.run_id}`"
+        f"{proved + ' · ' if proved else ''}run `{run.run_id}`",
+        [prompts],
     )
 
 

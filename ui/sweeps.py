@@ -48,7 +48,7 @@ def chosen_sweep(run: Run, kinds: Sequence[str], request: SweepRequest | None) -
 def say_if_another(sweep: Sweep, request: SweepRequest | None) -> None:
     """A word where the shown sweep is not the one that the pickers ask for."""
     if request is not None and backend.sweep_id(request) != sweep.sweep_id:
-        st.caption(":material/info: This is another sweep of the run than the choices above ask for.")
+        st.caption(terms.said(":material/info: This is another sweep of the run than the choices above ask for."))
 
 
 def sweep_picker(run: Run, kinds: Sequence[str], sweep: Sweep) -> None:
@@ -83,8 +83,8 @@ def sweep_title(row: dict[Any, Any]) -> str:
     return f"{' · '.join(parts)} · {made}"
 
 
-def facts(sweep: Sweep) -> str:
-    """One line: what it cost, where, and how to ask for it again."""
+def facts(sweep: Sweep, seen: set[str] | None = None) -> str:
+    """One line: what it cost, where, and how to ask for it again. `seen`: terms that are explained before it."""
     s = sweep.summary
     passes = (
         f"{s['n_full_passes']:,} full and {s['n_last_token_passes']:,} last-token forward passes in "
@@ -96,7 +96,10 @@ def facts(sweep: Sweep) -> str:
             f"; measuring {m['n_neurons']:,} single neurons once took {m['n_last_token_passes']:,} last-token passes"
         )
     where = words.CONDITIONS[s["condition"]].lower()
-    return f"Edited on the {where}, {words.POSITIONS[s['position']].lower()} · {passes} · sweep `{sweep.sweep_id}`"
+    return terms.said(
+        f"Edited on the {where}, {words.POSITIONS[s['position']].lower()} · {passes} · sweep `{sweep.sweep_id}`",
+        seen=seen,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- data
@@ -293,14 +296,14 @@ def stage_card(run: Run, sweep: Sweep) -> None:
         reasons = (terms.marked(with_minus(str(text)), seen=seen) for text in sweep.summary["stage_reasons"])
         st.markdown("\n".join(f"- {reason}" for reason in reasons))
         if run.stage != sweep.summary["stage"]:
-            st.caption(f"With all its sweeps the run has reached the stage *{run.stage}*.")
+            st.caption(terms.said(f"With all its sweeps the run has reached the stage *{run.stage}*.", seen=seen))
 
 
 def proof_table(sweep: Sweep) -> None:
     """Every point against its random controls: excess, interval, permutation test and Holm's correction."""
     rows = pd.DataFrame(sweep.summary["controls"]["comparisons"])
     if rows.empty:
-        st.caption("This sweep has no random controls.")
+        st.caption(terms.said("This sweep has no random controls."))
         return
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     rows["split"] = rows["split"].map(words.SPLITS).fillna(rows["split"])
@@ -346,6 +349,8 @@ def proof_table(sweep: Sweep) -> None:
         },
     )
     st.caption(
-        f"Controls: {sweep.summary['controls']['kind']}. A point proves something when it lies beyond every draw, the "
-        "interval of its excess is clear of zero and its corrected p is below 0.05."
+        terms.marked(
+            f"Controls: {sweep.summary['controls']['kind']}. A point shows more than chance when it lies beyond every "
+            "draw, the interval of its excess is clear of zero and its corrected p is below 0.05."
+        )
     )

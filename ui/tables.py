@@ -14,7 +14,7 @@ from pprobe_core.probing.strings import written_strings
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Run
 from pprobe_core.wording import plural, verified
-from ui import cards, exports, library, picked, selection, shell, words
+from ui import cards, exports, library, picked, selection, shell, terms, words
 
 NUMBER = st.column_config.NumberColumn
 TEXT = st.column_config.TextColumn
@@ -196,7 +196,11 @@ def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit |
         with left:
             st.markdown("**The same prompts as the model reads them**")
             cards.token_rows(pair["tokens_original"], pair["tokens_perturbed"])
-            st.caption("Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format.")
+            st.caption(
+                terms.marked(
+                    "Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format."
+                )
+            )
         mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
         with right:
             if len(mine):
@@ -289,9 +293,17 @@ def side_by_side(run_a: Run, run_b: Run) -> None:
     for label, name in settings:
         rows.append({"What": label, "A": _setting(run_a, name), "B": _setting(run_b, name)})
     table = pd.DataFrame(rows).set_index("What")
-    st.table(table)
-    with st.container(horizontal=True, horizontal_alignment="right"):
-        exports.save_table(table, "two_runs")
+    exports.table(
+        table,
+        height="content",
+        key="two_runs",
+        alt="Numbers and settings of the two runs side by side",
+        column_config={
+            "What": TEXT("What", width=150, help="Which number or setting is compared. F is the logit difference."),
+            "A": TEXT("A", width=128, help="Of the run chosen as Run A."),
+            "B": TEXT("B", width=128, help="Of the run chosen as Run B."),
+        },
+    )
 
 
 def shared_neurons(run_a: Run, run_b: Run, k: int = 50) -> str:
@@ -369,7 +381,7 @@ def provenance(run: Run) -> None:
             "Value": TEXT("Value", width=640, help="SHA-256 values tell whether two runs used the very same files."),
         },
     )
-    st.caption("The same request on the same weights gives the same run.")
+    st.caption(terms.marked("The same request on the same weights gives the same run."))
     st.code(command_line(run.request), language="bash", wrap_lines=True)
 
 

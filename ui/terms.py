@@ -2,15 +2,21 @@
 
 A term becomes a Markdown link whose title is the definition. A link can be reached with the Tab key, a screen reader
 reads its title, Enter opens the Glossary page at the term; `ui/style/base.css` shows the title to keyboard users too.
+
+A term is explained once in each text, such as the words of one chart or one card. Once on a page would not do: parts
+of a page are drawn again by themselves, and the only explanation could lie folded away.
 """
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from ui.glossary import ENTRIES
 
 ADDRESS = "glossary"  # of the Glossary page, from every other page
+QUOTED = r"“[^“”]*”"  # what is quoted in running text: answers, tokens, prompts
+MARKUP = r'`[^`]*`|!?\[(?:[^\[\]\\]|\\.)*\]\((?:[^()"]|"(?:[^"\\]|\\.)*")*\)'  # code and links in Markdown
 
 
 def escaped(text: str) -> str:
@@ -42,11 +48,15 @@ def marked(text: str, own: Iterable[str] = (), seen: set[str] | None = None) -> 
     `own`: what other people wrote and the text quotes (model names, prompts, file names); nothing in it is marked.
     `seen`: terms that were explained before; those explained here are added. All of the text is shown as it is.
     """
-    seen = set() if seen is None else seen
-    parts = []
-    for quoted, piece in _pieces(text, own):
-        parts.append(escaped(piece) if quoted else _marked(piece, seen))
-    return "".join(parts)
+    return _marked(text, _cut(own), set() if seen is None else seen, escaped)
+
+
+def said(markdown: str, own: Iterable[str] = (), seen: set[str] | None = None) -> str:
+    """Markdown of ours with the first occurrence of every glossary term explained; code and links stay as they are.
+
+    `own`: what other people wrote, as it stands in the text: escaped. `seen` as in `marked`.
+    """
+    return _marked(markdown, _cut(own, MARKUP), set() if seen is None else seen, str)
 
 
 def search(query: str) -> list[str]:
@@ -65,25 +75,39 @@ def search(query: str) -> list[str]:
     return named + mentioned
 
 
-def _marked(text: str, seen: set[str]) -> str:
+def _marked(text: str, cut: re.Pattern[str], seen: set[str], shown: Callable[[str], str]) -> str:
+    """The text with its terms explained where `cut` finds nothing; `shown` makes Markdown of the rest."""
     out, at = [], 0
+    for start, end, term in _found(text, cut):
+        if term not in seen:
+            seen.add(term)
+            out += [shown(text[at:start]), link(term, text[start:end])]
+            at = end
+    return "".join([*out, shown(text[at:])])
+
+
+@lru_cache(2048)
+def _found(text: str, cut: re.Pattern[str]) -> tuple[tuple[int, int, str], ...]:
+    """Where a text writes which term, outside what `cut` finds. Kept: a page asks for the same ones again and again."""
+    left_alone = [match.span() for match in cut.finditer(text)]
+    found = []
     for match in PATTERN.finditer(text):
         term = _TERM_OF.get(match[0]) or _TERM_OF.get(match[0].lower())
-        if term is None or term in seen:
-            continue
-        seen.add(term)
-        out += [escaped(text[at : match.start()]), link(term, match[0])]
-        at = match.end()
-    return "".join([*out, escaped(text[at:])])
+        if term is not None and not any(start < match.end() and match.start() < end for start, end in left_alone):
+            found.append((match.start(), match.end(), term))
+    return tuple(found)
 
 
-def _pieces(text: str, own: Iterable[str]) -> list[tuple[bool, str]]:
-    """The text cut at what others wrote: (is it theirs, the piece)."""
-    quotes = sorted({quote for quote in own if quote.strip()}, key=len, reverse=True)
-    if not quotes:
-        return [(False, text)]
-    cut = re.split(f"({'|'.join(map(re.escape, quotes))})", text)
-    return [(place % 2 == 1, piece) for place, piece in enumerate(cut) if piece]
+def _cut(own: Iterable[str], *more: str) -> re.Pattern[str]:
+    """What is left alone in a text: what others wrote, what stands in quotation marks, and `more`."""
+    quotes = sorted({quote.strip() for quote in own if quote.strip()}, key=len, reverse=True)
+    return re.compile("|".join([*map(_whole, quotes), QUOTED, *more]))
+
+
+def _whole(quote: str) -> str:
+    """A pattern for a quote that is no part of a longer word."""
+    before, after = (r"(?<!\w)" if quote[0].isalnum() else ""), (r"(?!\w)" if quote[-1].isalnum() else "")
+    return f"{before}{re.escape(quote)}{after}"
 
 
 def _forms() -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from ui import cookies, shell
+from ui import cookies, shell, terms
 
 COOKIE = "pprobe_tour"
 
@@ -66,7 +66,7 @@ def card(page: Any) -> None:
     step = STEPS[at - 1]
     here = page.title == step.page_name
     with st.container(border=True, key="tour"):
-        st.markdown(f":material/signpost: **{at} of {len(STEPS)} · {step.title}.** {step.text}")
+        st.markdown(f":material/signpost: **{at} of {len(STEPS)} · {step.title}.** {terms.said(step.text)}")
         with st.container(horizontal=True):
             if not here and st.button(
                 f"Go to {step.page_name}",

@@ -78,12 +78,6 @@ SWEEP_KIND_HELP: Mapping[str, str] = {
     "window": GLOSSARY["Injection window"],
     "strength": GLOSSARY["Injection"],
 }
-REGIMES: Mapping[str, str] = {
-    "destructive": "destructive: at least half of the answers are broken",
-    "causal": "causal: at least half switch and stay whole",
-    "committed": "committed: at least half stay as they were",
-    "mixed": "mixed: none of the three reaches half",
-}
 
 COUPLINGS: Mapping[str, str] = {"plain": "Plain (the paper's)", "norm_aware": "Norm-aware"}
 TOP_K = (10, 20, 50, 100, 200, 500)  # how many neurons a map marks
@@ -120,7 +114,7 @@ ORIGINS: Mapping[str, str] = {
 }
 ABOUT_PROMPTS = (
     "A behaviour is measured on prompt pairs. Bring your own: a file, a list you paste, a dataset of the hub, or a "
-    "published set. Once kept, a set stands beside the built-in ones on the Start page."
+    "published set. Once kept, a prompt set stands beside the built-in ones on Start."
 )
 ABOUT_CIRCUITS = (
     "A behaviour is something a model does or does not do: refuse, agree, answer in code. It is described by pairs of "
@@ -156,8 +150,8 @@ STEP_FIRST_WORDS = (
     "better than many; each must be one token of the model, and the table below shows how the chosen model reads them."
 )
 STEP_PAIRS = (
-    "Two prompts that differ as little as possible, yet enough to change what the model does. The original one should "
-    "show the behaviour. Ten pairs are few, forty or more are better."
+    "A prompt pair is two prompts that differ as little as possible, yet enough to change what the model does. The "
+    "original one should show the behaviour. Ten pairs are few, forty or more are better."
 )
 STEP_ANSWERS = (
     "The model also writes the beginning of an answer. Sorting those answers shows whether the first word told the "
@@ -233,6 +227,7 @@ HELP: Mapping[str, str] = {
     "column_target": "The right answer to the prompt; several are separated by |.",
     "column_control": "The right answer to the second prompt; several are separated by |.",
     "column_gold": "The right result, so that answers can be checked.",
+    "rows_left_out": "Their numbers in the file, counted from 1; a header does not count, an empty row does.",
     "set_title": "A few words by which you know the set again.",
     "set_licence": "What its source says about use and sharing. It is kept with the set.",
     "keep_set": "Keeps these pairs on this computer, for the Start page.",
@@ -290,6 +285,9 @@ HELP: Mapping[str, str] = {
     "run_button": "Two forward passes per pair plus the first words of each answer. Seconds for the shipped models.",
     "ranking": "Which question the order of neurons answers. The sentence below says it in full.",
     "run": "A finished run to look at. Runs never change; a new one is made on the Start page.",
+    "region": "The rectangle of the map without a mouse: the neurons of these layers with scores between two numbers.",
+    "region_layers": "First and last layer whose neurons are listed.",
+    "region_score": "An end of the scores, on the map's upright axis. Empty: as far as they go.",
     "top_k": "How many neurons to list and to mark in the map.",
     "pair": "Click a row to see the two prompts, their tokens and the answers.",
     "stage": GLOSSARY["Stage"],
@@ -325,7 +323,7 @@ HELP: Mapping[str, str] = {
     "play_n": "The first so many neurons of the run's ranking. 0 leaves them all alone.",
     "play_factor": "What their activations are multiplied with: 0 is off, 1 leaves them, above 1 turns them up.",
     "play_strength": "How far the residual stream is pushed along the run's direction, in lengths of that stream.",
-    "play_layer": "The layer after which the direction is added.",
+    "play_layer": "The layer (a step of the model, counted from zero) after which the direction is added.",
     "play_unedited": "The model as it is, with the class that the behaviour's rules give the answer. Underlined: words "
     "that the changed answer lacks.",
     "play_edited": "The model with the change above. Bold and underlined: words that the first answer lacks.",

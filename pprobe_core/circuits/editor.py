@@ -167,12 +167,13 @@ def import_circuit(name: str, raw: bytes) -> Circuit:
     return load_circuit(circuit.address)
 
 
-def export_bytes(circuit_id: str) -> bytes:
+def export_bytes(circuit_id: str, *, draft: bool = False) -> bytes:
     """The file of a circuit as it is: its own bytes, so that a copy has the same identity. BadRequest when unknown.
 
+    Of a circuit that is saved and has a draft, the draft only with `draft`; of one that is a draft only, that.
     One that comes with the product is written as a copy with an id of its own: an import refuses the product's ids.
     """
-    if circuit_id in drafts():
+    if circuit_id in drafts() and (draft or circuit_id not in load_circuits()):
         return (_drafts_folder() / f"{circuit_id}.yaml").read_bytes()
     circuit = load_circuit(circuit_id)
     if not circuit.own:

@@ -6,6 +6,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def download(url: str, *, with_hub_token: bool = False, limit: int = MAX_SOURCE_
         if error.code in (401, 403):
             raise BadRequest(_gated(file, url)) from None
         raise BadRequest(f"{url} answered with status {error.code}. Try again later. {_ELSEWHERE}") from None
-    except (OSError, ValueError) as error:  # URLError, time-outs and broken connections are OSErrors
+    except (OSError, ValueError, HTTPException) as error:  # URLError, time-outs and broken connections are OSErrors
         raise BadRequest(f"{file} cannot be reached at {url}. {_ELSEWHERE}") from error
 
 

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,34 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {  # the usual column names, the su
 class Table:
     """Rows of a source, each a mapping from column to value, in their order. `sha256` is over the source's bytes.
 
-    `n_damaged` rows could not be read and are not among them; `n_more` rows stood behind the last one looked at.
+    `numbers` are the rows' places in the source, from 1 (empty: as they come); a header is not counted, everything else
+    is. The rows at `empty` hold nothing, those at `damaged` have another number of cells than the header: neither is in
+    `rows`. `n_blank` blank lines stood before or after the rows, `n_more` rows behind the last one looked at.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
     sha256: str
-    n_damaged: int = 0
+    numbers: tuple[int, ...] = ()
+    empty: tuple[int, ...] = ()
+    damaged: tuple[int, ...] = ()
+    n_blank: int = 0
     n_more: int = 0
+
+    def numbered(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Each row with its place in the source."""
+        return zip(self.numbers or range(1, len(self.rows) + 1), self.rows, strict=True)
+
+
+class _Gap(Enum):
+    """A place in a source without a row that can be read."""
+
+    EMPTY = 1
+    DAMAGED = 2
+
+
+_Record = dict[str, Any] | _Gap
 
 
 def read_table(name: str, raw: bytes) -> Table:
@@ -69,27 +89,44 @@ def read_table(name: str, raw: bytes) -> Table:
         )
     if not raw.strip():
         raise BadRequest(f"{path.name}: the file is empty.")
-    n_damaged = n_more = 0
+    found: Sequence[_Record]
+    n_blank = n_more = 0
     if kind == "parquet":
-        rows, n_more = _parquet_rows(path, raw)
+        found, n_more = _parquet_rows(path, raw)
     else:
         text = utf8_text(path, raw)
         if kind in ("csv", "tsv"):
-            rows, n_damaged = _csv_rows(path, text)
+            found, n_blank = _csv_rows(path, text)
         elif kind == "json":
-            rows = _json_rows(path, text)
+            found = _json_rows(path, text)
         elif kind == "txt":
-            rows = [{"text": line.strip()} for line in text.splitlines() if line.strip()]
+            found = [{"text": line.strip()} if line.strip() else _Gap.EMPTY for line in text.splitlines()]
         else:
-            rows = _jsonl_rows(path, text)
-    if len(rows) > MAX_ROWS:
-        n_more += len(rows) - MAX_ROWS
-        rows = rows[:MAX_ROWS]
+            found = _jsonl_rows(path, text)
+    last = max((i for i, one in enumerate(found, start=1) if one is not _Gap.EMPTY), default=0)
+    n_blank += len(found) - last
+    n_more += sum(one is not _Gap.EMPTY for one in found[MAX_ROWS:last])
+    looked_at = found[: min(last, MAX_ROWS)]
+    rows = {i: one | _choices(one) for i, one in enumerate(looked_at, start=1) if not isinstance(one, _Gap)}
+    damaged = _places(looked_at, _Gap.DAMAGED)
     if not rows:
-        raise BadRequest(f"{path.name}: there is no row in the file.")
-    rows = [row | _choices(row) for row in rows]
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Table(path.name, columns, tuple(rows), hashlib.sha256(raw).hexdigest(), n_damaged, n_more)
+        why = ": all have another number of cells than the header. Quote cells that hold a comma" if damaged else ""
+        raise BadRequest(f"{path.name}: there is no row in the file that can be read{why}.")
+    return Table(
+        name=path.name,
+        columns=tuple(dict.fromkeys(name for row in rows.values() for name in row)),
+        rows=tuple(rows.values()),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        numbers=tuple(rows),
+        empty=_places(looked_at, _Gap.EMPTY),
+        damaged=damaged,
+        n_blank=n_blank,
+        n_more=n_more,
+    )
+
+
+def _places(found: Iterable[_Record], gap: _Gap) -> tuple[int, ...]:
+    return tuple(i for i, one in enumerate(found, start=1) if one is gap)
 
 
 def read_pasted(text: str) -> Table:
@@ -113,20 +150,27 @@ def read_pasted(text: str) -> Table:
     return read_table(f"pasted.{kind}", raw)
 
 
-def _csv_rows(path: Path, text: str) -> tuple[list[dict[str, Any]], int]:
-    """Rows under the header; those with another number of cells are damaged."""
+def _csv_rows(path: Path, text: str) -> tuple[list[_Record], int]:
+    """The rows under the header, and how many blank lines stand before it."""
     first_line = text.lstrip("\r\n").split("\n", 1)[0]
     separator = max(",;\t", key=first_line.count)
     previous = csv.field_size_limit(MAX_SOURCE_BYTES)
     try:
-        lines = [c for c in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(x.strip() for x in c)]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        lines = [cells if any(cell.strip() for cell in cells) else None for cells in reader]
     except csv.Error as error:
         raise BadRequest(f"{path.name}: not a valid CSV file ({error}). Quote cells that hold line breaks.") from None
     finally:
         csv.field_size_limit(previous)
-    header = _unique([cell.strip() for cell in lines[0]])
-    whole = [cells for cells in lines[1:] if len(cells) == len(header)]
-    return [dict(zip(header, cells, strict=True)) for cells in whole], len(lines) - 1 - len(whole)
+    at, first = next((i, cells) for i, cells in enumerate(lines) if cells is not None)
+    header = _unique([cell.strip() for cell in first])
+    return [_csv_row(header, cells) for cells in lines[at + 1 :]], at
+
+
+def _csv_row(header: Sequence[str], cells: Sequence[str] | None) -> _Record:
+    if cells is None:
+        return _Gap.EMPTY
+    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else _Gap.DAMAGED
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -138,11 +182,11 @@ def _unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _jsonl_rows(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            rows.append(_as_row(path, _json(path, line, f", line {number}"), f", line {number}"))
+def _jsonl_rows(path: Path, text: str) -> list[_Record]:
+    rows: list[_Record] = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        where = f", line {number}"
+        rows.append(_as_row(path, _json(path, line, where), where) if line.strip() else _Gap.EMPTY)
     return rows
 
 

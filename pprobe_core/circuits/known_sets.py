@@ -205,13 +205,14 @@ def _checked(known: KnownSet, raw: bytes, url: str) -> Fetched:
 
 def _used(known: KnownSet, table: Table) -> Table:
     """The rows in use, with the columns that are made from others."""
-    rows = [row for row in table.rows if all(row.get(name) == value for name, value in known.only.items())]
+    used = [(n, r) for n, r in table.numbered() if all(r.get(name) == value for name, value in known.only.items())]
+    rows = [row for _, row in used]
     columns = table.columns
     for name, (column, pattern) in known.extract.items():
         found = [re.search(pattern, str(row.get(column) or ""), re.MULTILINE) for row in rows]
         rows = [{**row, name: match[1] if match else None} for row, match in zip(rows, found, strict=True)]
         columns = (*columns, name)
-    return replace(table, rows=tuple(rows), columns=columns)
+    return replace(table, rows=tuple(rows), columns=columns, numbers=tuple(number for number, _ in used))
 
 
 def _file(known: KnownSet) -> Path:

@@ -156,14 +156,16 @@ def write_whole(path: Path, raw: bytes, what: str = "prompts") -> None:
                 if time.time() - old.stat().st_mtime > _STALE_SECONDS:
                     old.unlink()
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+            part = Path(file.name)
+        try:
+            with part.open("wb") as whole:
+                whole.write(raw)
+                whole.flush()
+                os.fsync(whole.fileno())
+            part.replace(path)  # closed before: Windows moves no open file
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise BadRequest(
             f"The {what} cannot be kept in {path.parent} ({error.strerror or error}). Free some space or allow "

@@ -32,7 +32,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a table's columns gave. `lines` are rows of a prompt file; `left_out` names rows (from 1) by reason."""
+    """What a table's columns gave. `lines` are rows of a prompt file; `left_out` names rows of the source by reason.
+
+    A row's number is its place in the source, from 1; a header is not counted.
+    """
 
     lines: tuple[Mapping[str, Any], ...]
     n_seen: int
@@ -57,7 +60,8 @@ NO_TWIN = "no second prompt"
 NO_KEYWORD = "no word whose letters can be swapped"
 NOT_IN_PROMPT = "the word to swap does not stand in the prompt"
 NO_ANSWERS = "no right answer to both prompts"
-DAMAGED = "the row cannot be read"
+DAMAGED = "another number of cells than the header"
+EMPTY = "the row is empty"
 OVER = f"beyond the first {MAX_PAIRS:,} pairs or {MAX_FILE_BYTES // 1_000_000} MB"
 
 
@@ -159,7 +163,7 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
     left_out: dict[str, list[int]] = {}
     seen: set[str] = set()
     guessed, size = 0, 0
-    for number, row in enumerate(table.rows, start=1):
+    for number, row in table.numbered():
         if len(lines) >= n:
             left_out.setdefault(OVER, []).append(number)
             continue
@@ -179,6 +183,9 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
                 guessed += was_guessed
         if reason:
             left_out.setdefault(reason, []).append(number)
+    for reason, rows in ((DAMAGED, table.damaged), (EMPTY, table.empty)):
+        if rows:
+            left_out[reason] = list(rows)
     notes = []
     if guessed:
         notes.append(f"In {plural(guessed, 'pair')} the word to swap was guessed.")
@@ -187,11 +194,10 @@ def make_pairs(table: Table, columns: Columns, circuit: Circuit, *, prefix: str 
         notes.append(f"In {plural(same, 'pair')} both prompts are the same: such a pair scores zero.")
     if table.n_more:
         notes.append(f"{table.n_more:,} more rows of the file were not looked at.")
-    if table.n_damaged:
-        notes.append(f"{plural(table.n_damaged, 'row')} of the file had another number of cells than its header.")
-    return Pairs(
-        tuple(lines), len(table.rows), {reason: tuple(rows) for reason, rows in left_out.items()}, tuple(notes)
-    )
+    if table.n_blank:
+        notes.append(f"{plural(table.n_blank, 'blank line', ('stands', 'stand'))} before or after the rows.")
+    n_seen = len(table.rows) + len(table.damaged) + len(table.empty)
+    return Pairs(tuple(lines), n_seen, {reason: tuple(rows) for reason, rows in left_out.items()}, tuple(notes))
 
 
 def _texts(table: Table, columns: Columns) -> Iterator[str]:

@@ -209,7 +209,7 @@ def window_overlay(
         "Bands: 95 % interval; grey: smallest to largest of the random directions of each model. "
         f"{_effect_unit(value)} {_broken_words(rows)}{_without_random(ranked, random)}{overlay}",
         f"Injection by relative depth in {ranked['label'].nunique()} models.",
-        omits="Does not show the same place in each model: equal depth is not equal work.",
+        omits="Does not show the same place in each model: layers at equal depth need not do equal work.",
     )
 
 

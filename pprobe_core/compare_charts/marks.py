@@ -9,8 +9,9 @@ from pprobe_core.charts import legend_columns
 from pprobe_core.sweep_rows import circuit_words
 from pprobe_core.window_charts import SEQUENTIAL
 
-# Six models at most: told apart by people with protanopia and deuteranopia, at least 3:1 on white and near-black.
-MODEL_COLOURS = ("#2B83C6", "#D55E00", "#119966", "#AA3399", "#CC7799", "#DD1144")
+# Six models at most: told apart by people with protanopia and deuteranopia, at least 3:1 on white and near-black, and
+# far from the colours that mean something on other pages.
+MODEL_COLOURS = ("#029EBF", "#BF2E5A", "#6E9F00", "#CA7892", "#447426", "#ED655F")
 MODEL_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DEPTH_TITLE = "Depth of the layer (0 % first, 100 % last)"
 

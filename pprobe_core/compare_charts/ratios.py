@@ -433,9 +433,9 @@ def fit_scatter(
     return as_figure(
         alt.layer(*marks),
         _fit_title(fit, rows, with_paper),
-        f"A point is one circuit in one model ({len(rows)} runs); the effect is what the first "
-        f"{range_words(rows['n_neurons'])} neurons do to F, minus the mean of as many random "
-        f"neurons; bars: 95 % interval. {_fit_words(fit)}{left}",
+        f"A point is one circuit in one model ({len(rows)} runs), FFN/Skip that of its last layer; the effect is what "
+        f"the first {range_words(rows['n_neurons'])} neurons do to F, minus the mean of as many random neurons; bars: "
+        f"95 % interval. {_fit_words(fit)}{left}",
         f"Scatter of the ablation effect against FFN/Skip, {len(rows)} runs.",
         height=420,
         omits=(

@@ -121,7 +121,7 @@ def _expectation(conditions: Sequence[SteeringCondition]) -> str:
 
 @dataclass(frozen=True)
 class BestSwitch:
-    """The injected point that switches most discovery answers, what it does to held-out ones, and its random draws."""
+    """The injected point that did best on discovery answers, what it does to held-out ones, and its random draws."""
 
     place: SweepPoint
     shown: OutcomeRate  # on held-out answers where there are some
@@ -134,27 +134,37 @@ class BestSwitch:
 
 
 def best_switch(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> BestSwitch | None:
-    """The point that did best on the discovery prompts, counted by answers that switch and, where that can be told,
-    still give the right answer; None without answers."""
+    """The point that did best on the discovery prompts; None without answers.
+
+    Most answers that switch and, where that can be told, still give the right answer. Of several that switch as many:
+    the one beside which random directions switch fewest, then the weakest push, then the earliest layer.
+    """
     coordinates = {p.key: p for p in points}
     outcome = KEPT if any(r.outcome == KEPT for r in rates) else SWITCHED
     of_outcome = [r for r in rates if r.outcome == outcome and r.key != BASELINE_KEY and r.key in coordinates]
     ranked = [r for r in of_outcome if coordinates[r.key].arm == "ranked" and r.split == "discovery"]
     if not ranked:
         return None
-    best = max(ranked, key=lambda r: r.share or 0.0)
+    random: dict[tuple[str, str], list[float]] = {}  # (place, split) -> the share under each random direction
+    for r in of_outcome:
+        if coordinates[r.key].arm == "random" and r.share is not None:
+            random.setdefault((_place_of(coordinates[r.key]), r.split), []).append(r.share)
+
+    def rank(rate: OutcomeRate) -> tuple[float, float, float, int]:
+        point = coordinates[rate.key]
+        beside = max(random.get((_place_of(point), "discovery"), ()), default=0.0)
+        layer = -1 if point.layer is None else point.layer
+        return -(rate.share or 0.0), beside, abs(point.strength or 0.0), layer
+
+    best = min(ranked, key=rank)
     place = coordinates[best.key]
     shown = next((r for r in of_outcome if r.key == best.key and r.split == "heldout"), best)
-    group = place.group.rsplit("/", 1)[0]
-    random = [
-        r.share
-        for r in of_outcome
-        if r.split == shown.split
-        and r.share is not None
-        and coordinates[r.key].arm == "random"
-        and coordinates[r.key].group.rsplit("/", 1)[0] == group
-    ]
-    return BestSwitch(place, shown, tuple(random))
+    return BestSwitch(place, shown, tuple(random.get((_place_of(place), shown.split), ())))
+
+
+def _place_of(point: SweepPoint) -> str:
+    """Layer and strength as the sweep writes them, whatever the split."""
+    return point.group.rsplit("/", 1)[0]
 
 
 def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:

@@ -7,7 +7,14 @@ from pprobe_core.charts import number
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.interventions.types import N_DRAWS
 from pprobe_core.meaning.numbers import logits, percent, percent_span
-from pprobe_core.meaning.of_sweep import answers_moved, edited, effect_on_answers, headline_of_sweep, pushed
+from pprobe_core.meaning.of_sweep import (
+    answers_moved,
+    any_answer_changed,
+    edited,
+    effect_on_answers,
+    headline_of_sweep,
+    pushed,
+)
 from pprobe_core.meaning.parts import Meaning, Page, Tested, flips, meaning
 from pprobe_core.probing.verdict import (
     MIN_COVERAGE,
@@ -229,7 +236,12 @@ def _what_tests_found(run: Run, dose: Tested | None, window: Tested | None) -> s
     found.append(reached.get(run.stage, "So far no cause is shown."))
     answers = any(effect_on_answers(one) or answers_moved(one) for one in (dose, window) if one is not None)
     if run.stage in reached and dose is not None and dose.rates and not answers:
-        found.append("It is a cause of the first word's score, not of what is said.")
+        changed = any(any_answer_changed(one) for one in (dose, window) if one is not None)
+        found.append(
+            "It is a cause of the first word's score; that it is one of what is said is not shown."
+            if changed
+            else "It is a cause of the first word's score, not of what is said."
+        )
     return " ".join(sentence for sentence in found if sentence)
 
 

@@ -74,8 +74,23 @@ def headline_of_sweep(tested: Tested) -> str:
         so = "more than chance" if moved else "not clearly more than chance"
         return f"{edit} moves the first word's score {so}; no answers were written."
     if moved:
-        return f"{edit} moves the first word's score more than chance, but the answers do not follow."
+        so = (
+            "; the answers change too, but not clearly more often than under random edits"
+            if any_answer_changed(tested)
+            else ", but the answers do not follow"
+        )
+        return f"{edit} moves the first word's score more than chance{so}."
     return f"{edit} changes nothing clearly beyond chance, neither the first word's score nor the answers."
+
+
+def any_answer_changed(tested: Tested) -> bool:
+    """Whether at least one answer changes at the told point, by chance or not."""
+    if tested.kind in INJECTION_KINDS:
+        best = best_switch(tested.points, tested.rates)
+        return best is not None and best.shown.n_yes > 0
+    point = end_of_curve(tested)
+    rate = None if point is None else rate_at(tested, point.group, FORMAT_CHANGE)
+    return rate is not None and rate.n_yes > 0
 
 
 def effect_on_answers(tested: Tested) -> str:
@@ -181,7 +196,11 @@ def _answers_at_end(tested: Tested) -> str:
     elif (rate.low or 0.0) <= max(random):
         text += ", not clearly more than by chance"
         if any(c.beats_controls for c in tested.comparisons):
-            text += ": the logit difference moves beyond chance, the answers do not follow"
+            text += (
+                ": only the logit difference moves beyond chance"
+                if rate.n_yes
+                else ": the logit difference moves beyond chance, the answers do not follow"
+            )
     broken = rate_at(tested, point.group, IS_BROKEN)
     if broken is not None and (broken.share or 0.0) >= MANY_BROKEN:
         text += f"; {percent(broken.share)} of the answers are empty or broken then"

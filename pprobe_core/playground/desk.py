@@ -153,11 +153,6 @@ class Desk:
             self._seats.pop(visitor, None)
             self._changed.notify_all()
 
-    def n_waiting(self) -> int:
-        """Visitors in the line, without the one who is being answered."""
-        with self._changed:
-            return len(self._line)
-
     def close(self, timeout: float = 10.0) -> bool:
         """Give up what is being computed and end the thread; False when it did not end in `timeout` seconds."""
         with self._changed:
@@ -234,7 +229,7 @@ class Desk:
             error = str(problem)
         except MemoryError:
             error = "The computer's memory is too small for this. Shorten the prompt or choose a smaller model."
-        except Exception as problem:
+        except BaseException as problem:  # a panic of a library is no Exception, and the next visitor waits
             log.exception("a question in the playground failed")
             error = (
                 f"It stopped because of an internal error ({type(problem).__name__}). Change something and ask again; "

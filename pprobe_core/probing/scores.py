@@ -1,4 +1,4 @@
-"""Neuron scores of the two passes: pure functions of activations and coupling (METHOD.md, section 2)."""
+"""Neuron scores of the two passes: pure functions of activations and coupling (docs/method.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from pprobe_core.probing.types import Ranking
 
 TOP_K = (1, 10, 50, 100)  # neuron counts of the top-k share
 
@@ -72,16 +70,6 @@ def ablation_score(
     min(-I, c * a(X)). `direct_mean` is the mean of c * a(X).
     """
     return torch.minimum(sign * importance_mean, -sign * direct_mean)
-
-
-def ranking_key(
-    ranking: Ranking,
-    importance_mean: Float[Tensor, "layer d_mlp"],
-    importance_rms: Float[Tensor, "layer d_mlp"],
-    ablation: Float[Tensor, "layer d_mlp"],
-) -> Float[Tensor, "layer d_mlp"]:
-    """What a ranking sorts by, largest first: |mean I| (shared), RMS of I (magnitude) or the ablation score."""
-    return {"shared": importance_mean.abs(), "magnitude": importance_rms, "ablation": ablation}[ranking]
 
 
 def rank_neurons(key: Float[Tensor, "layer d_mlp"], k: int | None = None) -> Int[Tensor, "rank two"]:

@@ -182,8 +182,8 @@ class Database:
 
     def _replaced(self) -> None:
         """Call after the transaction in which finished results gave way or were deleted."""
-        self._state.edition = next(_editions)
         self._state.kept = {}  # a new one: who is reading the old results keeps them where nobody looks
+        self._state.edition = next(_editions)
 
     def _saved(self) -> None:
         """Call after the transaction in which a run or a sweep was stored."""

@@ -55,16 +55,6 @@ class Recorded(Runs):
         )
         return int(runs), int(sweeps)
 
-    def recorded_ids(self) -> set[str]:
-        """Ids of the recorded runs and sweeps that are here."""
-        rows = self._rows(
-            """
-            select run_id from runs where recorded is not null
-            union all select sweep_id from sweeps where recorded is not null
-            """
-        )
-        return {str(i) for (i,) in rows}
-
     def load_recorded_set(
         self, files: Mapping[str, Path], set_id: str, *, again: bool = False, only: Collection[str] | None = None
     ) -> tuple[int, int]:

@@ -1,23 +1,14 @@
-"""The `mini` prompt sets of the eight circuits, built from the held-out pool, and how many of their pairs flip."""
+"""The `mini` prompt sets of the eight circuits, built from the held-out pool."""
 
 import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-from pprobe_core.circuits.library import load_circuit
-from pprobe_core.circuits.perturbations import perturb_prompt
-from pprobe_core.circuits.prompt_sets import load_prompt_set
-from pprobe_core.probing.observable import resolve_circuit, resolve_pair
-from pprobe_core.settings import SEED
-from pprobe_core.training import corpus, evaluate, world
+from pprobe_core.training import corpus, world
 from pprobe_core.training.corpus import Phrasing
-from pprobe_core.training.tokenizer import render
 
 N_PAIRS = 60
 SPLITS = ("discovery", "discovery", "discovery", "validation", "heldout")  # of every five lines
@@ -203,45 +194,3 @@ def write_prompt_sets(folder: Path) -> None:
             }
             lines.append(json.dumps(row, ensure_ascii=False))
         (folder / f"{circuit}.mini.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Mean logit difference on both sides of a circuit's pairs, and the share of pairs whose sign changes."""
-
-    circuit: str
-    n: int
-    flip_rate: float
-    original: float
-    perturbed: float
-
-
-def measure_flips(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, circuit: str) -> Flips:
-    """How the circuit's mini pairs, read by the product's own observable and swap, move a model's logit difference."""
-    known = load_circuit(circuit).for_set("mini")
-    pairs = load_prompt_set(known, "mini").pairs
-    observables = [
-        resolve_pair(tokenizer, pair) if pair.target and pair.control else resolve_circuit(tokenizer, known)
-        for pair in pairs
-    ]
-    swapped = [
-        pair.perturbed or perturb_prompt(pair.original, pair.keyword or "", partial(_ids, tokenizer), SEED)[0]
-        for pair in pairs
-    ]
-    gaps = []
-    for side in ([pair.original for pair in pairs], swapped):
-        texts = [render(prompt.messages, prompt.tools) for prompt in side]
-        logits = evaluate.greedy(model, tokenizer, texts, 1)[1]
-        gaps.append(
-            [
-                (row[list(o.target_ids)].mean() - row[list(o.control_ids)].mean()).item()
-                for row, o in zip(logits, observables, strict=True)
-            ]
-        )
-    flips = sum((one > 0) != (two > 0) for one, two in zip(*gaps, strict=True))
-    n = len(pairs)
-    return Flips(circuit, n, flips / n, sum(gaps[0]) / n, sum(gaps[1]) / n)
-
-
-def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -110,9 +110,3 @@ def build_tokenizer(seed: int, vocab_size: int = VOCAB_SIZE) -> PreTrainedTokeni
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def split_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The words that should be one token and are not (empty when the tokeniser is as it should be)."""
-    wanted = [*FIRST_WORDS, *(f" {word}" for word in INNER_WORDS)]
-    return [word for word in wanted if len(tokenizer.encode(word, add_special_tokens=False)) != 1]
