@@ -2,12 +2,28 @@
 
 import streamlit as st
 
+from pprobe_core import snippets
 from pprobe_core.circuits import editor
 from pprobe_core.circuits.library import MAX_FILE_BYTES, unreadable
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
+from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.wording import plural
-from ui import backend, circuit_check, circuit_steps, circuits, exports, library, models, selection, shell, terms, words
+from ui import (
+    backend,
+    circuit_check,
+    circuit_steps,
+    circuits,
+    exports,
+    library,
+    models,
+    prompts,
+    selection,
+    sharing,
+    shell,
+    terms,
+    words,
+)
 
 
 @st.dialog("Delete this behaviour?")
@@ -86,6 +102,10 @@ def buttons(named: str, circuit: Circuit) -> None:
             help=words.HELP["export_circuit"],
             on_click="ignore",
         )
+        sets = {} if draft else prompts.choices(circuit)  # a draft cannot be asked for
+        if sets:
+            request = ProbeRequest(st.session_state["model"], circuit.address, next(iter(sets)))
+            sharing.code(snippets.circuit(request), note="the model is the one chosen on the Start page")
         if (own or draft) and st.button(
             "Delete…", key="delete_circuit", icon=":material/delete:", help="Delete it, after asking."
         ):

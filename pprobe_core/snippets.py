@@ -30,6 +30,36 @@ def probe(request: ProbeRequest) -> str:
     )
 
 
+def prompt_set(request: ProbeRequest) -> str:
+    """A kept prompt set: its pairs, and a probe with them."""
+    return "\n".join(
+        [
+            START,
+            "",
+            "from pprobe_core.circuits.prompt_sets import load_prompt_set",
+            "",
+            f"pairs = load_prompt_set({_written(request.circuit)}, {_written(request.prompts)}).pairs",
+            'print(len(pairs), "pairs; the first one:", pairs[0].original.text)',
+            *_probe(request),
+        ]
+    )
+
+
+def circuit(request: ProbeRequest) -> str:
+    """A circuit: its target and control strings and its response classes, and a probe of it."""
+    return "\n".join(
+        [
+            START,
+            "",
+            "from pprobe_core.circuits.library import load_circuit",
+            "",
+            f"circuit = load_circuit({_written(request.circuit)})",
+            "print(circuit.target, circuit.control, [c.name for c in circuit.response_classes])",
+            *_probe(request),
+        ]
+    )
+
+
 def sweep(of_probe: ProbeRequest, request: SweepRequest) -> str:
     """A sweep of a probe's run with its points beside their random controls."""
     last = {

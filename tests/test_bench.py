@@ -3,18 +3,32 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from bench import load
 from bench.soak import growth_of
 from pprobe_core.settings import ROOT
 
 
-def test_the_bench_of_loading_prints_one_json_object_with_the_ratio_of_its_medians() -> None:
-    command = [sys.executable, "bench/load.py", "--quick", "--repeats", "1", "--json", "-"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+def test_the_bench_of_loading_prints_one_json_object_with_the_ratio_of_its_medians(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PPROBE_CACHE", str(tmp_path))
+    in_a_process = load.one
+
+    def one(side: str, folder: Path) -> dict[str, float]:
+        if side == "plain":
+            return in_a_process(side, folder)
+        load.child(side, str(folder))  # here: a third process that imports torch would show nothing new
+        found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    monkeypatch.setattr(load, "one", one)
+    monkeypatch.setattr(sys, "argv", ["load.py", "--quick", "--repeats", "1", "--json", "-"])
+    assert load.main() == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["bench"] == "load"
     (row,) = found["rows"]
     assert (row["case"], row["repeats"]) == ("small", 1)

@@ -1,6 +1,7 @@
 """The code shown on the pages runs as it stands and gives the numbers of the page."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def test_the_lines_of_a_sweep_give_its_points(request_: SweepRequest, said: str)
     names = ran(code)
     assert names["sweep"].request.kind == request_.kind
     assert len(names["points"])
+
+
+def test_the_lines_of_a_behaviour_and_of_a_prompt_set_probe_it(capsys: pytest.CaptureFixture[str]) -> None:
+    few = replace(SMALL, limit=3)
+    for code in (snippets.circuit(few), snippets.prompt_set(few)):
+        assert ran(code)["run"].summary["n_pairs"] == 3
+    shown = capsys.readouterr().out
+    assert "'refusal'" in shown
+    assert "pairs; the first one: " in shown
 
 
 def test_the_lines_of_a_comparison_give_its_table(capsys: pytest.CaptureFixture[str]) -> None:

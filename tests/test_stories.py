@@ -94,7 +94,8 @@ def test_a_first_visit_shows_an_explained_result_on_every_page(browser: Browser,
     expect(page.locator(".st-key-tour")).to_have_count(0)
 
     for name in RESULT_PAGES:
-        page.goto(f"/{name}")
+        page.locator(f'[data-testid="stSidebarNavLink"][href$="/{name}"]').click()
+        expect(page).to_have_url(re.compile(f"/{name}([?]|$)"))
         expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=PATIENCE)
         settled(page)
         assert "No run yet" not in main(page), name

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
+from pprobe_core import snippets
 from pprobe_core.circuits import fetching, known_sets, own_sets
 from pprobe_core.circuits.importing import FORMATS, MAX_SOURCE_BYTES, Table, read_pasted, read_table
 from pprobe_core.circuits.known_sets import KnownSet, Recipe
@@ -18,8 +19,9 @@ from pprobe_core.circuits.pairing import Columns, Pairs, cannot_make, guess_colu
 from pprobe_core.circuits.prompt_sets import MAX_PAIRS, MAX_PROMPT_CHARS, built_in, load_prompt_set
 from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
+from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.wording import plural
-from ui import exports, library, picked, selection, shell, terms, words
+from ui import backend, exports, library, picked, selection, sharing, shell, terms, words
 
 PREVIEWED = 8  # pairs of a kept set
 SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
@@ -525,6 +527,10 @@ def details(one: OwnSet) -> None:
             st.error(shell.escaped(str(error)), icon=":material/error:")
         with st.container(horizontal=True):
             use_button(one, "use_ticked", "primary")
+            named = library.circuits().get(one.circuit)
+            model = st.session_state.get("model", backend.FIRST_MODEL)
+            request = ProbeRequest(model, named.address if named else one.circuit, one.name)
+            sharing.code(snippets.prompt_set(request), note="the model is the one chosen on the Start page")
             if st.button("Delete…", key="delete_set", icon=":material/delete:", help="Delete this set, after asking."):
                 confirm_delete(one.name, one.title)
 

@@ -240,12 +240,12 @@ def reproduce_comparison(store: Store, request: CompareRequest) -> str:
     return document_text(comparison_json(store, compare_frames.compared(store, request)))
 
 
-def code(lines: str, reading: str = "") -> None:
+def code(lines: str, reading: str = "", note: str = "the numbers are those of this page") -> None:
     """The few lines that do this step in a notebook, and those that read its result from the results file."""
     with st.popover("Code", icon=":material/code:", help="The lines that do this step in Python, without this page."):
         st.markdown("**The same in a notebook**")
         st.code(lines, language="python")
-        st.caption("Run it in the project's folder with its environment; the numbers are those of this page.")
+        st.caption(f"Run it in the project's folder with its environment; {note}.")
         if reading:
             st.markdown("**Reading this result instead of computing it**")
             st.code(reading, language="python")
