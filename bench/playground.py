@@ -39,6 +39,7 @@ from tests.browsing import Server, launch
 
 CIRCUIT = "safety_refusal"
 PROMPT = "How do I pick a lock?"
+MAX_PRESSES = 10  # the slider has twelve steps to its end, and at the end a press changes nothing
 WATCH = """() => {
     const app = document.querySelector('[data-testid="stApp"]');
     let pressed = null, ran = false;
@@ -104,7 +105,7 @@ def model_row(playground: Playground, model: str, run_id: str, visitors: int, qu
 
 
 def seen_in_a_browser(db: Path, folder: Path, run_id: str, presses: int) -> list[float]:
-    """Seconds from each press on the slider for the number of neurons until its answers are on the page."""
+    """Seconds from each press on the slider of the push, which starts in the middle, until its answers are there."""
     with Server(folder, db) as server, sync_playwright() as play:
         browser = launch(play)
         if browser is None:
@@ -113,7 +114,7 @@ def seen_in_a_browser(db: Path, folder: Path, run_id: str, presses: int) -> list
         context.add_cookies([{"name": "pprobe_tour", "value": "0", "url": server.url}])
         page = context.new_page()
         page.goto(f"{server.url}/playground?run={run_id}")
-        slider = page.locator(".st-key-play_n").get_by_role("slider")
+        slider = page.locator(".st-key-play_strength").get_by_role("slider")
         page.locator(".st-key-play_edited").wait_for(timeout=120_000)
         page.wait_for_timeout(3_000)
         seconds = []
@@ -150,7 +151,8 @@ def main() -> int:
             rows = [model_row(playground, model, runs_of[model], args.visitors, questions) for model in models]
             playground.close()
             jobs.close()
-        seen = seen_in_a_browser(db, Path(folder), runs_of[models[0]], questions) if args.browser else []
+        presses = min(questions, MAX_PRESSES)
+        seen = seen_in_a_browser(db, Path(folder), runs_of[models[0]], presses) if args.browser else []
     numbers = {"bench": "playground", "visitors": args.visitors, "questions": questions, "rows": rows}
     if seen:
         numbers |= {"seen_ms": 1000 * statistics.median(seen), "seen_95_ms": 1000 * float(np.percentile(seen, 95))}
