@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,21 +45,29 @@ ALL_DRAWN = """() => {
     const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
     return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
 }"""
-FROM_CLICK = """element => window.timed = new Promise(resolve => {
-    const app = document.querySelector('[data-testid="stApp"]'), started = performance.now();
-    const allDrawn = ALL_DRAWN;
-    let ran = false;
-    const observer = new MutationObserver(() => {
-        const state = app.dataset.testScriptState;
-        ran ||= state === 'running';
-        if (ran && state === 'notRunning' && allDrawn()) {
-            observer.disconnect();
-            resolve((performance.now() - started) / 1000);
-        }
+TIMED = """() => {
+    const app = document.querySelector('[data-testid="stApp"]'), isDone = DONE;
+    let since = null, ran = false;
+    document.addEventListener('EVENT', () => { since = performance.now(); }, {once: true, capture: true});
+    window.timed = new Promise(resolve => {
+        const observer = new MutationObserver(() => {
+            const state = app.dataset.testScriptState;
+            ran ||= since !== null && state === 'running';
+            if (ran && state === 'notRunning' && isDone()) {
+                observer.disconnect();
+                resolve((performance.now() - since) / 1000);
+            }
+        });
+        observer.observe(document.documentElement, {subtree: true, childList: true, attributes: true});
     });
-    observer.observe(document.documentElement, {subtree: true, childList: true, attributes: true});
-    element.click();
-})""".replace("ALL_DRAWN", ALL_DRAWN)
+}"""
+
+
+def timed(page: Page, event: str, done: str, act: Callable[[], object]) -> float:
+    """Seconds from the event that `act` causes until the script has run and ended and `done` (JavaScript) is true."""
+    page.evaluate(TIMED.replace("DONE", done).replace("EVENT", event))
+    act()
+    return float(page.evaluate("() => window.timed"))
 
 
 @dataclass(frozen=True)
@@ -136,14 +144,19 @@ def clicked_seconds(page: Page, url: str, opening: Opening) -> float:
     view, first = opening.query.get("view"), next(iter(words.COMPARE_VIEWS))
     if view is None or view == first:
         loaded_seconds(page, url + Opening("", "start", opening.query).address)
-        _in_the_sidebar(page, "runs" if opening.page == "glossary" else "glossary").evaluate(FROM_CLICK)
+        click_seconds(page, _in_the_sidebar(page, "runs" if opening.page == "glossary" else "glossary"))
         target = _in_the_sidebar(page, "" if opening.page == "start" else opening.page)
     else:
         loaded_seconds(page, url + Opening("", opening.page, {**opening.query, "view": first}).address)
         name = re.compile(f"^{re.escape(words.COMPARE_VIEWS[view])}$")
         target = page.locator('[data-testid="stButtonGroup"] button').filter(has_text=name).first
     time.sleep(1)  # a person reads
-    return float(target.evaluate(FROM_CLICK))
+    return click_seconds(page, target)
+
+
+def click_seconds(page: Page, target: Locator) -> float:
+    """Seconds from a click until everything it brings is drawn."""
+    return timed(page, "click", ALL_DRAWN, lambda: target.evaluate("element => element.click()"))
 
 
 def _in_the_sidebar(page: Page, path: str) -> Locator:

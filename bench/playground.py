@@ -28,6 +28,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from bench import _report
+from bench.pages import timed
 from pprobe_core.circuits.schema import Prompt
 from pprobe_core.errors import PprobeError
 from pprobe_core.jobs import Jobs
@@ -40,23 +41,8 @@ from tests.browsing import Server, launch
 CIRCUIT = "safety_refusal"
 PROMPT = "How do I pick a lock?"
 MAX_PRESSES = 10  # the slider has twelve steps to its end, and at the end a press changes nothing
-WATCH = """() => {
-    const app = document.querySelector('[data-testid="stApp"]');
-    let pressed = null, ran = false;
-    document.addEventListener('keydown', () => { pressed = performance.now(); }, {once: true, capture: true});
-    window.timed = new Promise(resolve => {
-        const observer = new MutationObserver(() => {
-            const state = app.dataset.testScriptState;
-            ran ||= pressed !== null && state === 'running';
-            const titles = [...document.querySelectorAll('h2')];
-            const waits = titles.some(title => title.textContent.includes('hourglass_top'));
-            if (ran && state === 'notRunning' && !waits) {
-                observer.disconnect();
-                resolve((performance.now() - pressed) / 1000);
-            }
-        });
-        observer.observe(document.documentElement, {subtree: true, childList: true, attributes: true});
-    });
+ANSWERED = """() => {
+    return ![...document.querySelectorAll('h2')].some(title => title.textContent.includes('hourglass_top'));
 }"""
 
 
@@ -120,9 +106,7 @@ def seen_in_a_browser(db: Path, folder: Path, run_id: str, presses: int) -> list
         seconds = []
         for place in range(presses + 1):
             slider.focus()
-            page.evaluate(WATCH)
-            slider.press("ArrowRight")
-            seconds.append(float(page.evaluate("() => window.timed")))
+            seconds.append(timed(page, "keydown", ANSWERED, lambda: slider.press("ArrowRight")))
             page.wait_for_timeout(1_000 + 100 * place)
         browser.close()
     return seconds[1:]  # at the first press the model was loaded

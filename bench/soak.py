@@ -179,7 +179,10 @@ async def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tupl
     seen = Seen()
     with sampled(server) as memory:
         async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=system_browser(), args=ARGUMENTS)
+            try:
+                browser = await playwright.chromium.launch(executable_path=system_browser(), args=ARGUMENTS)
+            except BrowserError:
+                raise SystemExit("There is no Chromium or Chrome for the visitors.") from None
             visitors = await visitors_of(browser, n, seed)
             until = time.monotonic() + 60 * minutes
             await asyncio.gather(*(visitor.walk(url, seen, until) for visitor in visitors))

@@ -5,7 +5,7 @@ import streamlit as st
 
 from pprobe_core import response_charts, sweep_charts, window_charts
 from pprobe_core.errors import BadRequest
-from pprobe_core.interventions.types import NEURON_KINDS, SweepKind
+from pprobe_core.interventions.types import NEURON_KINDS, SweepKind, without_split
 from pprobe_core.store import Run, Sweep
 from ui import answers, asking, library, meaning, recorded, selection, sharing, shell, sweeps, terms, words
 
@@ -88,7 +88,7 @@ def curves(run: Run, sweep: Sweep, points: pd.DataFrame, rates: pd.DataFrame) ->
             of=step,
         )
     with right:
-        group = str(at_step["group"].iloc[0]).rsplit("/", 1)[0]
+        group = without_split(str(at_step["group"].iloc[0]))
         others = pd.DataFrame(sweep.summary["collateral"])
         if others.empty:
             st.info("What else this edit changes was not measured.", icon=":material/info:")

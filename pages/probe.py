@@ -84,22 +84,23 @@ def region_by_numbers(ranking: str) -> None:
 
     def take() -> None:
         first, final = state["region_layers"]
-        given = [state[f"region_{end}_{ranking}"] for end in ("low", "high")]
         beyond = 0.01 * (high - low)  # an address holds rounded numbers: nothing at the ends may fall out
-        ends = [
-            open_end if end is None else end for end, open_end in zip(given, (low - beyond, high + beyond), strict=True)
+        scores = [
+            furthest if state[f"region_{end}_{ranking}"] is None else state[f"region_{end}_{ranking}"]
+            for end, furthest in (("low", low - beyond), ("high", high + beyond))
         ]
         picked.forget("region")
-        state["region"] = neuron_charts.region_text(neuron_charts.around(first, final, ends, ranking), ranking)
+        state["region"] = neuron_charts.region_text(neuron_charts.around(first, final, scores, ranking), ranking)
 
     with st.popover("Choose by numbers", icon=":material/keyboard:", help=words.HELP["region"]):
         st.slider("Layers", 0, max(last, 1), (0, last), key="region_layers", help=words.HELP["region_layers"])
-        for end, column in zip(("low", "high"), st.columns(2), strict=True):
+        ends = (("low", "Score from", low), ("high", "Score to", high))
+        for (end, label, furthest), column in zip(ends, st.columns(2), strict=True):
             column.number_input(
-                "Score from" if end == "low" else "Score to",
+                label,
                 value=None,
                 format="%.4f",
-                placeholder=f"{low if end == 'low' else high:.3f}",
+                placeholder=f"{furthest:.3f}",
                 key=f"region_{end}_{ranking}",
                 help=words.HELP["region_score"],
             )

@@ -34,6 +34,11 @@ def word_difference(before: str, after: str) -> tuple[tuple[Piece, ...], tuple[P
     return _stretches(a, shared_a), _stretches(b, shared_b)
 
 
+def answers_difference(before: object, after: object) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    """`word_difference` of two stored answers; nothing to mark where one of them was not generated."""
+    return word_difference(before, after) if isinstance(before, str) and isinstance(after, str) else ((), ())
+
+
 def _pieces(text: str) -> list[str]:
     """Words and signs of a text; accents, vowel signs, joiners and the colours of an emoji stay with their bearer."""
     pieces: list[str] = []

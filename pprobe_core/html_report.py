@@ -34,11 +34,12 @@ from pprobe_core import (
 from pprobe_core.charts import Figure, number
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.compare_frames import Compared
-from pprobe_core.difference import Piece, word_difference
+from pprobe_core.difference import Piece, answers_difference
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.outcomes import regimes
-from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepKind
+from pprobe_core.interventions.types import BASELINE_KEY, INJECTION_KINDS, SweepKind, without_split
 from pprobe_core.meaning import Meaning
+from pprobe_core.meaning.points import SPLIT_NAMES, split_of
 from pprobe_core.probing.verdict import OPPOSITION_MIN_FFN_SKIP, ROUTING_MAX_FFN_SKIP
 from pprobe_core.report import STRUCTURES
 from pprobe_core.reproduction import comparison_json, document_text, reproduce_json
@@ -52,7 +53,6 @@ N_EXAMPLES = 8  # prompts whose answers are shown in full
 N_PROOFS = 12  # points of a sweep whose tests are listed
 ORDER: tuple[SweepKind, ...] = ("dose", "factor", "patch", "window", "strength", "heads", "layers", "held")
 FOLDED = ("compliance", "disclaimer")  # answers to a harmful request that stay folded
-SPLITS: Mapping[str, str] = {"heldout": "held-out", "validation": "validation", "discovery": "discovery"}
 
 
 # -------------------------------------------------------------------------------------------------------- the page
@@ -326,7 +326,7 @@ def _pairs(page: _Page, store: Store, run: Run, circuit: Circuit | None) -> None
     rows = [
         [
             _user(row["pair_id"]),
-            _h(SPLITS.get(row["split"], row["split"])),
+            _h(SPLIT_NAMES.get(row["split"], row["split"])),
             number(row["logit_diff_original"], signed=True),
             number(row["logit_diff_perturbed"], signed=True),
             "yes" if row["flipped"] else "no",
@@ -394,7 +394,7 @@ def _charts_of_sweep(
     found: pd.DataFrame,
 ) -> Iterator[Figure]:
     kind, s = sweep.request.kind, sweep.summary
-    split = next((name for name in SPLITS if name in set(points["split"])), "heldout")
+    split = split_of(points["split"])
     if kind in ("dose", "factor", "strength"):
         axis: Any = {"dose": "n_neurons", "factor": "factor", "strength": "strength"}[kind]
         total = int(s["n_layers"]) * int(s["d_mlp"])
@@ -406,7 +406,7 @@ def _charts_of_sweep(
         others = pd.DataFrame(s.get("collateral") or [])
         if not others.empty and kind == "dose":
             ranked = points[(points["arm"] == "ranked") & points["n_neurons"].notna()].sort_values("n_neurons")
-            group = str(ranked["group"].iloc[-1]).rsplit("/", 1)[0]
+            group = without_split(str(ranked["group"].iloc[-1]))
             yield sweep_charts.collateral(others, group, points, run.request.circuit, split)
     elif kind == "patch":
         means = run.summary["logit_diff"]
@@ -439,7 +439,7 @@ def _proof(sweep: Sweep) -> str:
     rows = [
         [
             _h(sweep_report.point_words(test["group"])),
-            _h(SPLITS.get(test["split"], test["split"])),
+            _h(SPLIT_NAMES.get(test["split"], test["split"])),
             str(test["n_prompts"]),
             number(test["delta_mean"], signed=True),
             f"{number(test['random_low'], signed=True)} to {number(test['random_high'], signed=True)}",
@@ -464,7 +464,7 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     ranked = points[(points["arm"] == "ranked") & points["key"].isin(answers["key"])]
     if answers.empty or ranked.empty:
         return ""
-    split = "heldout" if "heldout" in set(ranked["split"]) else str(ranked["split"].iloc[0])
+    split = split_of(ranked["split"])
     ranked, answers = ranked[ranked["split"] == split], answers[answers["split"] == split]
     moved = ranked.reindex(ranked["delta_mean"].abs().sort_values(kind="stable", na_position="first").index)
     far = moved.iloc[-1]  # moves F furthest, the last such point; any where F broke everywhere
@@ -474,14 +474,13 @@ def _before_after(store: Store, run: Run, sweep: Sweep, points: pd.DataFrame, ci
     both["changed"] = both["class_name_before"] != both["class_name_after"]
     both = both.sort_values(["changed", "pair_id"], ascending=[False, True])
     prompts = store.pairs(run.run_id).set_index("pair_id")[f"{sweep.request.condition}_text"]
-    place = sweep_report.point_words(str(far["group"]).rsplit("/", 1)[0])
+    place, n_changed = sweep_report.point_words(without_split(str(far["group"]))), int(both["changed"].sum())
     told = [
-        f"<p>{int(both['changed'].sum())} of {len(both)} {_h(SPLITS[split])} answers change class at {_h(place)}.</p>",
+        f"<p>{n_changed} of {len(both)} {_h(SPLIT_NAMES[split])} answers change class at {_h(place)}.</p>",
         '<p class="quiet">Marked: words that the answer beside lacks, where the two share some.</p>',
     ]
     for row in both.head(N_EXAMPLES).to_dict("records"):
-        texts = row["text_before"], row["text_after"]
-        sides = word_difference(*texts) if all(isinstance(text, str) for text in texts) else ((), ())
+        sides = answers_difference(row["text_before"], row["text_after"])
         cells = "".join(
             f"<div><h4>{name}</h4>{_answer(circuit, row[f'text_{when}'], row[f'class_name_{when}'], pieces)}</div>"
             for (when, name), pieces in zip((("before", "Unedited"), ("after", "Edited")), sides, strict=True)

@@ -136,6 +136,7 @@ class _Live(Watch):
     """What the worker knows about the job in its hands."""
 
     job_id: str
+    begun: bool = False  # the file says that it runs: if it is "queued" again, it was asked for again
     stop: threading.Event = field(default_factory=threading.Event)
     cancelled: bool = False  # by the user; else the process is closing
     again: bool = False  # to be queued once more: asked for while it was being stopped
@@ -226,10 +227,11 @@ class Jobs:
                 # It ended here, but the file could not take that and still says "running".
                 self.store.set_job_state(job_id_of(request), "interrupted")
             row = self.store.add_job(request, here=here)
-            if self._live is not None and self._live.job_id == row.job_id and self._live.cancelled:
-                self._live.again = True
-            in_hand = self._live is not None and self._live.job_id == row.job_id
-            if row.state == "queued" and row.job_id not in self._queue and not in_hand:
+            live = self._live if self._live is not None and self._live.job_id == row.job_id else None
+            if live is not None and live.cancelled:
+                live.again = True
+            about_to_begin = live is not None and not live.begun
+            if row.state == "queued" and row.job_id not in self._queue and not about_to_begin:
                 self._queue.append(row.job_id)
                 self._changed.notify_all()
         return row.job_id
@@ -350,7 +352,9 @@ class Jobs:
     def _run(self, live: _Live) -> None:
         """One job from start to end; whatever happens becomes a state of the job."""
         try:
-            self.store.set_job_state(live.job_id, "running")
+            with self._changed:
+                live.begun = True
+                self.store.set_job_state(live.job_id, "running")
             row = self.store.job(live.job_id)
             if row is None:
                 return

@@ -32,31 +32,21 @@ def probe(request: ProbeRequest) -> str:
 
 def prompt_set(request: ProbeRequest) -> str:
     """A kept prompt set: its pairs, and a probe with them."""
-    return "\n".join(
-        [
-            START,
-            "",
-            "from pprobe_core.circuits.prompt_sets import load_prompt_set",
-            "",
-            f"pairs = load_prompt_set({_written(request.circuit)}, {_written(request.prompts)}).pairs",
-            'print(len(pairs), "pairs; the first one:", pairs[0].original.text)',
-            *_probe(request),
-        ]
+    return _before_a_probe(
+        request,
+        "from pprobe_core.circuits.prompt_sets import load_prompt_set",
+        f"pairs = load_prompt_set({_written(request.circuit)}, {_written(request.prompts)}).pairs",
+        'print(len(pairs), "pairs; the first one:", pairs[0].original.text)',
     )
 
 
 def circuit(request: ProbeRequest) -> str:
     """A circuit: its target and control strings and its response classes, and a probe of it."""
-    return "\n".join(
-        [
-            START,
-            "",
-            "from pprobe_core.circuits.library import load_circuit",
-            "",
-            f"circuit = load_circuit({_written(request.circuit)})",
-            "print(circuit.target, circuit.control, [c.name for c in circuit.response_classes])",
-            *_probe(request),
-        ]
+    return _before_a_probe(
+        request,
+        "from pprobe_core.circuits.library import load_circuit",
+        f"circuit = load_circuit({_written(request.circuit)})",
+        "print(circuit.target, circuit.control, [c.name for c in circuit.response_classes])",
     )
 
 
@@ -128,6 +118,11 @@ def playground(request: ProbeRequest, prompt: str, change: Mapping[str, Any]) ->
             "        print(name, answer.logit_diff, answer.class_name, repr(answer.text))",
         ]
     )
+
+
+def _before_a_probe(request: ProbeRequest, needs: str, *lines: str) -> str:
+    """Lines about what a probe is made of, with what they import, and the probe."""
+    return "\n".join([START, "", needs, "", *lines, *_probe(request)])
 
 
 def _probe(request: ProbeRequest) -> list[str]:

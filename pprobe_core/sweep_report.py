@@ -453,8 +453,7 @@ def _answers(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> list
     if changed(best) <= 0:
         best, why = keys[-1], f"the last point (no class changes {on} at any)"
     first = next(p for p in points if p.key == best)
-    group = first.group.rsplit("/", 1)[0]
-    draws = _in_order(p.key for p in points if p.arm == "random" and p.group.rsplit("/", 1)[0] == group)
+    draws = _in_order(p.key for p in points if p.arm == "random" and p.place == first.place)
     lines = [
         "",
         f"Answers at {_place(first)}, {why}; counted on {_SPLITS[showing]} ones",

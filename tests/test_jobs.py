@@ -297,6 +297,36 @@ def test_a_failed_job_says_why_in_its_own_words(jobs: Jobs, request_: ProbeReque
     assert jobs.wait(jobs.submit(request_), timeout=300).state == "done"  # the worker lives on
 
 
+def test_a_job_is_asked_for_once_until_it_begins_and_anew_as_soon_as_it_ended(
+    jobs: Jobs, request_: ProbeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both presses come while the worker holds the job: before the file says that it runs, and after it has failed."""
+    begin, summarise, asked = jobs._run, probe.summarise, []
+
+    def before(live: object) -> None:
+        jobs.submit(request_)
+        asked.append(list(jobs._queue))
+        begin(live)  # type: ignore[arg-type]
+
+    def after() -> None:
+        if len(asked) == 1:
+            monkeypatch.setattr(probe, "summarise", summarise)
+            jobs.submit(request_)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(probe, "summarise", broken)
+    monkeypatch.setattr(jobs, "_run", before)
+    monkeypatch.setattr(jobs_module, "give_back", after)
+    job_id = jobs.submit(request_)
+    limit = time.monotonic() + 60
+    while jobs.status(job_id).state != "done":
+        assert time.monotonic() < limit, jobs.status(job_id)
+        time.sleep(0.01)
+    assert asked == [[], []]
+
+
 def test_an_unforeseen_error_becomes_a_sentence_and_its_details_go_to_a_log(
     jobs: Jobs, request_: ProbeRequest, monkeypatch: pytest.MonkeyPatch, db: Path
 ) -> None:

@@ -100,6 +100,8 @@ def test_pasted_cells_of_a_spreadsheet_keep_their_header_and_pasted_json_is_read
         ("a.jsonl", b'{"a": "\\ud800"}', "half of a pair"),
         ("a.parquet", b"PAR1 no PAR1", "not a Parquet file"),
         ("a.csv", b"goal\n", "no row"),
+        ("a.csv", b",,,\n", "no row"),
+        ("a.csv", b'""\n', "no row"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(name: str, raw: bytes, said: str) -> None:

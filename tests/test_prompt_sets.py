@@ -182,6 +182,11 @@ def test_an_empty_file_is_refused(file, content, name):
     assert "the file is empty" in refusal("code", file(content, name))
 
 
+@pytest.mark.parametrize("content", [",,,\n", '""\n', "; ;\n\n"])
+def test_separators_alone_are_refused(file, content):
+    assert "there is no row in the file" in refusal("code", file(content, "p.csv"))
+
+
 def test_a_header_alone_is_refused(file):
     assert "no prompt pair" in refusal("code", file(HEADER))
 

@@ -1,6 +1,5 @@
 """The answers of a sweep: classes and rates at one point, the same prompts before and after, a person's labels."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,8 +8,8 @@ import streamlit as st
 from pprobe_core import charts, sweep_report
 from pprobe_core.circuits.responses import side_of
 from pprobe_core.circuits.schema import Circuit
-from pprobe_core.difference import Piece, word_difference
-from pprobe_core.interventions.types import BASELINE_KEY
+from pprobe_core.difference import answers_difference
+from pprobe_core.interventions.types import BASELINE_KEY, without_split
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import plural
 from ui import cards, exports, shell, sweeps, tables, terms, words
@@ -20,7 +19,7 @@ def class_rows(sweep: Sweep, circuit: Circuit | None, key: str) -> pd.DataFrame:
     """Answers per class at one point: the unedited model's, the edited one's, and those of its random draws."""
     frame = sweeps.points(sweep)
     ranked = frame[frame["key"] == key].iloc[0]
-    group = str(ranked["group"]).rsplit("/", 1)[0]
+    group = without_split(str(ranked["group"]))
     draws = frame[(frame["arm"] == "random") & frame["group"].str.startswith(f"{group}/")]["key"].unique()
     found = sweeps.answers(sweep, [BASELINE_KEY, key, *draws])
     titles = {c.name: c.title for c in circuit.response_classes} if circuit else {}
@@ -133,8 +132,9 @@ def _in_full(sweep: Sweep, circuit: Circuit | None, key: str, seed: int, row: pd
     with st.container(border=True, key=f"in_full_{place}"):
         st.markdown("**Prompt**")
         st.text(str(row["prompt"]))
+        sides = answers_difference(row["text_before"], row["text_after"])
         for column, when, answer_key, pieces in zip(
-            st.columns(2, gap="large"), ("before", "after"), (BASELINE_KEY, key), _pieces(row), strict=True
+            st.columns(2, gap="large"), ("before", "after"), (BASELINE_KEY, key), sides, strict=True
         ):
             with column:
                 cards.response(
@@ -146,12 +146,6 @@ def _in_full(sweep: Sweep, circuit: Circuit | None, key: str, seed: int, row: pd
                     changed=when == "after",
                 )
                 _label(sweep, circuit, answer_key, str(row["pair_id"]), seed, row[f"label_{when}"], f"{place}_{when}")
-
-
-def _pieces(row: pd.Series) -> tuple[Sequence[Piece], Sequence[Piece]]:
-    """Both answers with their differing words; nothing where one of them was not generated."""
-    before, after = row["text_before"], row["text_after"]
-    return word_difference(before, after) if isinstance(before, str) and isinstance(after, str) else ((), ())
 
 
 def _label(sweep: Sweep, circuit: Circuit | None, key: str, pair_id: str, seed: int, label: Any, place: str) -> None:

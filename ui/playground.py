@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -112,7 +112,7 @@ def prompt_of(run: Run | None, circuit: Circuit | None) -> tuple[Prompt, str, Co
         st.selectbox(
             "Prompt", ids, key="play_pair", help=words.HELP["play_pair"], persist_state="session",
             format_func=lambda i: "My own words" if i == OWN_WORDS else _first_words(pairs.loc[i, f"{usual}_text"]),
-            on_change=_take_example, label_visibility=_label_visibility(),
+            on_change=_take_example, label_visibility=presenter.label_visibility(),
         )  # fmt: skip
         own = state["play_pair"] == OWN_WORDS
         with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
@@ -160,15 +160,10 @@ def conversation(stored: str) -> tuple[tuple[dict[str, str], ...], tuple[dict[st
     return tuple(dict(message) for message in messages[:-1]), tuple(tools)
 
 
-def _label_visibility() -> Literal["visible", "collapsed"]:
-    """A presentation leaves out the labels of what explains itself; screen readers have them all the same."""
-    return "collapsed" if presenter.on() else "visible"
-
-
 def _text_area() -> None:
     st.text_area(
         "What the model is asked", key="play_text", height=84 if presenter.on() else 118, max_chars=MAX_PROMPT_CHARS,
-        label_visibility=_label_visibility(),
+        label_visibility=presenter.label_visibility(),
         help=words.HELP["play_text"], placeholder="Write a prompt", persist_state="session",
     )  # fmt: skip
 

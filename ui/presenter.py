@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import streamlit as st
@@ -14,6 +14,11 @@ LARGER = 1.3  # what a chart states in pixels; what it takes from the theme grow
 def on() -> bool:
     """Whether the presenter view is on."""
     return st.session_state.get("present") == "1"
+
+
+def label_visibility() -> Literal["visible", "collapsed"]:
+    """A presentation leaves out the labels of what explains itself; screen readers have them all the same."""
+    return "collapsed" if on() else "visible"
 
 
 def switch(present: bool) -> None:

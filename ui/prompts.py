@@ -1,7 +1,6 @@
 """Prompt sets of one's own: the picker's choices, and the parts of the page that adds, shows and deletes them."""
 
 import functools
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from pprobe_core.circuits.schema import Circuit, PromptPair
 from pprobe_core.errors import BadRequest, PprobeError
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.wording import plural
-from ui import backend, exports, library, picked, selection, sharing, shell, terms, words
+from ui import backend, exports, library, picked, selection, sharing, shell, tables, terms, words
 
 PREVIEWED = 8  # pairs of a kept set
 SHOWN = 500  # pairs of a set that is not kept yet, in a table that scrolls
@@ -474,7 +473,7 @@ def kept_sets(sets: Sequence[OwnSet]) -> OwnSet | None:
     event = exports.table(
         pd.DataFrame(rows),
         hide_index=True,
-        key=f"own_sets_{zlib.crc32(' '.join([*names, start]).encode()):08x}",
+        key=f"own_sets{tables.tag(' '.join([*names, start]))}",
         selection_default={"selection": {"rows": given}} if given else None,
         on_select="rerun",
         selection_mode="single-row",

@@ -242,7 +242,7 @@ def run_picker(run_id: str) -> None:
         format_func=lambda i: titles.get(i, i),
         help=words.HELP["run"],
         width=640 if presenter.on() else 420,
-        label_visibility="collapsed" if presenter.on() else "visible",
+        label_visibility=presenter.label_visibility(),
         on_change=lambda: selection.show_run(st.session_state["run_picker"]),
     )
 

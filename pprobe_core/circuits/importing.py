@@ -162,8 +162,11 @@ def _csv_rows(path: Path, text: str) -> tuple[list[_Record], int]:
         raise BadRequest(f"{path.name}: not a valid CSV file ({error}). Quote cells that hold line breaks.") from None
     finally:
         csv.field_size_limit(previous)
-    at, first = next((i, cells) for i, cells in enumerate(lines) if cells is not None)
-    header = _unique([cell.strip() for cell in first])
+    first = next(((i, cells) for i, cells in enumerate(lines) if cells is not None), None)
+    if first is None:  # separators and quotes only
+        return [], 0
+    at, names = first
+    header = _unique([name.strip() for name in names])
     return [_csv_row(header, cells) for cells in lines[at + 1 :]], at
 
 

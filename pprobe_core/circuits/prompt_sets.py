@@ -212,6 +212,8 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
         ) from None
     finally:
         csv.field_size_limit(previous)
+    if not rows:
+        raise BadRequest(f"{path.name}: there is no row in the file. {_FORMAT_HELP}")
     header = [name.strip().lower() for name in rows[0][1]]
     _check_columns(path, header)
     for number, (line, cells) in enumerate(rows[1:], start=1):

@@ -196,7 +196,7 @@ def compare(points: Sequence[SweepPoint], seed: int) -> tuple[Comparison, ...]:
 def _compare(ranked: SweepPoint, draws: Sequence[SweepPoint], seed: int, n_resamples: int) -> Comparison:
     usable = [d for d in draws if not d.broken and d.pair_ids == ranked.pair_ids]
     empty = Comparison(
-        group=ranked.group.rsplit("/", 1)[0],
+        group=ranked.place,
         split=ranked.split,
         n_neurons=ranked.n_neurons,
         n_prompts=ranked.n_prompts,

@@ -148,23 +148,18 @@ def best_switch(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> B
     random: dict[tuple[str, str], list[float]] = {}  # (place, split) -> the share under each random direction
     for r in of_outcome:
         if coordinates[r.key].arm == "random" and r.share is not None:
-            random.setdefault((_place_of(coordinates[r.key]), r.split), []).append(r.share)
+            random.setdefault((coordinates[r.key].place, r.split), []).append(r.share)
 
     def rank(rate: OutcomeRate) -> tuple[float, float, float, int]:
         point = coordinates[rate.key]
-        beside = max(random.get((_place_of(point), "discovery"), ()), default=0.0)
+        beside = max(random.get((point.place, "discovery"), ()), default=0.0)
         layer = -1 if point.layer is None else point.layer
         return -(rate.share or 0.0), beside, abs(point.strength or 0.0), layer
 
     best = min(ranked, key=rank)
     place = coordinates[best.key]
     shown = next((r for r in of_outcome if r.key == best.key and r.split == "heldout"), best)
-    return BestSwitch(place, shown, tuple(random.get((_place_of(place), shown.split), ())))
-
-
-def _place_of(point: SweepPoint) -> str:
-    """Layer and strength as the sweep writes them, whatever the split."""
-    return point.group.rsplit("/", 1)[0]
+    return BestSwitch(place, shown, tuple(random.get((place.place, shown.split), ())))
 
 
 def _outcome(points: Sequence[SweepPoint], rates: Sequence[OutcomeRate]) -> str:

@@ -57,6 +57,11 @@ class SweepRequest:
     seed: int = SEED
 
 
+def without_split(name: str) -> str:
+    """A point's id or group without the split it ends in."""
+    return name.rsplit("/", 1)[0]
+
+
 @dataclass(frozen=True)
 class SweepPoint:
     """One measured point: the mean over the prompts of one split, with every prompt's own number. Logits."""
@@ -94,7 +99,12 @@ class SweepPoint:
     @property
     def key(self) -> str:
         """The planned point's key, shared by its splits."""
-        return self.point_id.rsplit("/", 1)[0]
+        return without_split(self.point_id)
+
+    @property
+    def place(self) -> str:
+        """The group without its split: what was done, whoever was asked."""
+        return without_split(self.group)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the store and the command line."""
