@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -344,7 +344,8 @@ def recompute(there: RecordedSet, jobs: Jobs, follow: Follow, only: Collection[s
         if run_id not in runs:
             raise BadRequest(f"Nothing of the id {wanted_id!r} is recorded. `recorded list` shows what is.")
         now_run = str(follow(runs[run_id]).run_id)
-        now_sweep = None if sweep is None else follow(sweep).sweep_id
+        # another kind of device gives the run another id, and the sweep is asked of that run
+        now_sweep = None if sweep is None else follow(replace(sweep, run_id=now_run)).sweep_id
         recorded = recording_of(run_id, None if sweep is None else wanted_id, there.folder)
         assert recorded is not None  # noqa: S101  (its id is in the set)
         yield agreement(recorded, reproduce_json(jobs.store, now_run, now_sweep))

@@ -9,6 +9,7 @@ import pytest
 from pprobe_core import settings
 from pprobe_core.errors import BadRequest, ModelUnavailable
 from pprobe_core.models import devices
+from pprobe_core.models.catalogue import shipped_models
 from pprobe_core.models.devices import OVERHEAD, Device, Placement, detect, place
 
 GB = 2**30
@@ -72,10 +73,25 @@ def test_a_gpu_keeps_the_stored_dtype_where_it_computes_it(
 @pytest.mark.parametrize("device", [H100, MPS, T4])
 def test_a_small_model_is_float32_everywhere_so_that_its_numbers_are_those_of_the_cpu(device: Device) -> None:
     for stored in ("F16", "BF16", "F32"):
-        placement = place("mini", {stored: 2_000_000}, [device, CPU])
+        placement = place("small", {stored: 200_000_000}, [device, CPU])
         assert chosen(placement) == (device.name, "float32")
     assert chosen(place("m", {"F16": devices.SMALL // 4 + 1}, [H100, CPU])) == ("cuda:0", "float16")
     assert chosen(place("mini", {"F16": 2_000_000}, [H100, CPU], dtype="bfloat16")) == ("cuda:0", "bfloat16")
+
+
+@pytest.mark.parametrize("device", [H100, MPS, T4])
+def test_a_tiny_model_is_computed_on_the_cpu_unless_asked_otherwise(device: Device) -> None:
+    placement = place("mini", {"BF16": devices.TINY // 4}, [device, CPU])
+    assert chosen(placement) == ("cpu", "float32")
+    assert placement.reason.startswith("CPU (x86_64): for so small a model it is as fast as a GPU. float32: ")
+    assert place("mini", {"BF16": devices.TINY // 4 + 1}, [device, CPU]).device == device.name
+    assert chosen(place("mini", {"BF16": 2_000_000}, [device, CPU], device=device.kind)) == (device.name, "float32")
+    full = Device("cpu", CPU.title, 2**20)
+    assert place("mini", {"BF16": 2_000_000}, [device, full]).device == device.name
+
+
+def test_every_shipped_model_is_tiny() -> None:
+    assert all(4 * entry.parameters <= devices.TINY for entry in shipped_models())
 
 
 def test_the_first_gpu_that_holds_the_model_gets_it_whole() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -402,6 +403,37 @@ def test_memory_that_was_freed_goes_back_to_the_system() -> None:
     memory.give_back()
     assert psutil.Process().memory_info().rss < held - 60e6
     assert len(last) == 40_000
+
+
+POOLS_OF_THREADS = """
+import ctypes, sys, threading
+from pprobe_core.models import memory
+if sys.argv[1] == "shared":
+    memory.share_pools()
+held, together = [], threading.Barrier(13)
+def allocate():
+    held.append([bytearray(40_000) for _ in range(10)])
+    together.wait()
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+[thread.start() for thread in threads]
+together.wait()
+library = ctypes.CDLL(None)
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+library.fflush(None)
+together.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread a pool of its own")
+def test_threads_share_few_pools_of_memory() -> None:
+    def pools(how: str) -> int:
+        ran = subprocess.run(
+            [sys.executable, "-c", POOLS_OF_THREADS, how], capture_output=True, text=True, check=True, cwd=settings.ROOT
+        )
+        return ran.stdout.count("<heap nr=")
+
+    assert pools("shared") <= memory.POOLS < pools("of its own")
 
 
 def test_free_memory_is_a_plausible_number() -> None:

@@ -105,6 +105,21 @@ def test_a_probe_and_a_sweep_computed_again_agree_number_by_number(shipped: Reco
     assert {"F on the original", "change of F"} <= {what for a in found for what in a.rows["what"]}
 
 
+def test_where_a_run_has_another_id_here_its_sweep_is_asked_of_that_run(
+    shipped: RecordedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pprobe_core.probing.probe.ENGINE_VERSION", "another")  # as another kind of device does
+    run = next(r for r in shipped.runs if ProbeRequest.from_json(r["request"]) == SAFETY)
+    sweep = next(s for s in shipped.sweeps if s["run_id"] == run["run_id"] and s["request"]["kind"] == "layers")
+    jobs = Jobs(Store(":memory:"))
+    try:
+        (found,) = recording.recompute(shipped, jobs, follow(jobs), [sweep["sweep_id"]])
+        assert jobs.store.runs()["run_id"].tolist() != [run["run_id"]]
+    finally:
+        jobs.close()
+    assert found.agrees, found.rows[~found.rows["agrees"]].to_string()
+
+
 def test_the_comparison_that_the_page_opens_with_is_recorded(recorded_store: Store) -> None:
     from pprobe_core import compare_frames
     from pprobe_core.circuits.library import load_circuits

@@ -11,7 +11,7 @@ from pprobe_core import recording
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
-from pprobe_core.models import catalogue
+from pprobe_core.models import catalogue, memory
 from pprobe_core.models import preflight as core_preflight
 from pprobe_core.models.libraries import import_libraries
 from pprobe_core.models.preflight import Preflight
@@ -40,6 +40,7 @@ def open_dashboard() -> None:
     Damaged recordings keep nothing else from being shown, and a results file that cannot be used does not keep the
     server from starting: every page then says what is wrong.
     """
+    memory.share_pools()
     try:
         worker = jobs()
         bring_recorded(worker.store)

@@ -41,11 +41,12 @@ def list_recorded(options: argparse.Namespace) -> int:
         write_answer(about | {"results": listed}, options.json)
         return 0
     versions = there.about["versions"]
+    devices = " and ".join(sorted({"the CPU" if run["device"] == "cpu" else run["device"] for run in there.runs}))
     say(table(rows, header))
     say(
         f"\n{len(there.runs)} runs and {len(there.sweeps)} sweeps, recorded until "
         f"{there.recorded_at:%Y-%m-%d %H:%M} UTC with torch {versions.get('torch')} and "
-        f"transformers {versions.get('transformers')} on the CPU "
+        f"transformers {versions.get('transformers')} on {devices} "
         f"({there.about['processor']}); {there.n_bytes / 1e6:.1f} MB, set {there.set_id}."
     )
     return 0

@@ -20,6 +20,7 @@ from pprobe_core.probing.tokens import left_pad, pad_id
 from pprobe_core.settings import SEED
 
 MAX_BATCH_TOKENS = 32_768  # padded tokens of one batch, the new ones included
+MAX_BATCH_TOKENS_CPU = 8_192  # more is no faster there, and takes hundreds of MB even with the smallest models
 MAX_CACHE_BYTES = 2**30  # keys and values of one batch
 
 Finish = Literal["stop", "limit", "broken"]  # a stop token, the token limit, logits that are not numbers
@@ -142,14 +143,15 @@ def decision_logits(evaluator: Evaluator, rows: Sequence[Edits], prompt: int = 0
 
 
 def _batch_tokens(evaluator: Evaluator) -> int:
-    """Padded tokens of one batch whose keys and values stay within MAX_CACHE_BYTES."""
+    """Padded tokens of one batch that suit the device, and whose keys and values stay within MAX_CACHE_BYTES."""
     config = evaluator.loaded.model.config.get_text_config()
     n_heads = getattr(config, "num_attention_heads", 1)
     width = getattr(config, "head_dim", None) or evaluator.structure.d_model // n_heads
     n_kv = getattr(config, "num_key_value_heads", None) or n_heads
     weight = evaluator.structure.blocks[0].weight
     per_token = 2 * evaluator.structure.n_layers * n_kv * width * weight.element_size()
-    return min(MAX_BATCH_TOKENS, max(1, MAX_CACHE_BYTES // per_token))
+    most = MAX_BATCH_TOKENS_CPU if weight.device.type == "cpu" else MAX_BATCH_TOKENS
+    return min(most, max(1, MAX_CACHE_BYTES // per_token))
 
 
 def _batch(

@@ -15,6 +15,7 @@ from pprobe_core.wording import gigabytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+TINY = 2**26  # bytes of float32 weights up to which a model is computed on the CPU everywhere: it is as fast there
 SMALL = 2**30  # bytes of float32 weights up to which a model is computed in it everywhere
 _SPREAD_SHARE = 0.9  # of a GPU's free memory, where a model is spread over several: the rest is for activations
 
@@ -97,8 +98,9 @@ def place(
 ) -> Placement:
     """The device and dtype for a model whose checkpoint stores `values` numbers by dtype ("BF16": 596049920).
 
-    Without a request: the first GPU that holds it, else several GPUs together, else Apple's GPU, else the CPU. On the
-    CPU weights are float32 (bfloat16 where float32 does not fit). Elsewhere small models (SMALL) are float32 as
+    Without a request: the first GPU that holds it, else several GPUs together, else Apple's GPU, else the CPU; a TINY
+    model, as the shipped ones are, goes to the CPU, where it is as fast and gives the numbers of other computers. On
+    the CPU weights are float32 (bfloat16 where float32 does not fit). Elsewhere small models (SMALL) are float32 as
     well, so that they give the CPU's numbers; others keep the dtype most of their weights are stored in, where the
     device computes it. Raises BadRequest for a device or dtype that is not known here, ModelUnavailable when nothing
     holds the model.
@@ -107,9 +109,18 @@ def place(
         raise BadRequest(f"The dtype “{dtype}” is not known. Accepted are {', '.join(BYTES)}.")
     chosen = _asked_for(devices, device)
     n_values = sum(values.values())
+    tiny = len(chosen) > 1 and device is None and dtype is None and n_values * BYTES["float32"] <= TINY
+    if tiny:
+        chosen.sort(key=lambda d: d.kind != "cpu")
     tried: list[Placement] = []
     for one in chosen:
-        for option in _on_one(one, n_values, values, dtype, asked=device is not None):
+        if device is not None:
+            where = "as asked"
+        elif one.kind != "cpu":
+            where = "it is the fastest device here"
+        else:
+            where = "for so small a model it is as fast as a GPU" if tiny else "there is no GPU"
+        for option in _on_one(one, n_values, values, dtype, where=where):
             if option.needed <= option.free:
                 passed = [t for t in tried if t.device != option.device]
                 return replace(option, reason=_with_passed(option, passed))
@@ -135,13 +146,10 @@ def _asked_for(devices: Sequence[Device], device: str | None) -> list[Device]:
     return [of_kind[int(index)]]
 
 
-def _on_one(
-    device: Device, n_values: int, values: dict[str, int], dtype: str | None, *, asked: bool
-) -> list[Placement]:
-    """The ways to put a model on one device, the preferred dtype first."""
+def _on_one(device: Device, n_values: int, values: dict[str, int], dtype: str | None, *, where: str) -> list[Placement]:
+    """The ways to put a model on one device, the preferred dtype first; `where` says why it is this one."""
 
     def option(chosen: str, why: str, reduced: bool = False) -> Placement:
-        where = "as asked" if asked else "there is no GPU" if device.kind == "cpu" else "it is the fastest device here"
         reason = f"{device.title}: {where}. {chosen}: {why}."
         needed = n_values * BYTES[chosen] + OVERHEAD
         return Placement(device.name, str(device), chosen, needed, device.free, reason, reduced=reduced)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+M_ARENA_MAX, POOLS = -8, 2  # malloc.h; two, so that threads seldom wait for each other
 OVERHEAD = 200 * 2**20  # bytes beside the weights: activations of a batch, buffers, the file being read
 
 
@@ -31,13 +32,25 @@ def give_back() -> None:
 
     glibc does, as a sweep frees its memory in pieces: a server would hold a little more after every job.
     """
-    if trim := _trim():
+    if trim := _of_glibc("malloc_trim"):
         trim(0)
 
 
+def share_pools() -> None:
+    """Let all threads allocate from few pools, where the C library would give each thread its own.
+
+    In glibc's, what one thread frees is no use to the others: a server whose threads come and go holds more and more
+    that nobody needs. For a process that serves many; call it before the threads are there.
+    """
+    if mallopt := _of_glibc("mallopt"):
+        mallopt(M_ARENA_MAX, POOLS)
+
+
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
+def _of_glibc(name: str) -> Callable[..., int] | None:
     try:
-        return ctypes.CDLL(None).malloc_trim
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  (other libraries have functions of the same name)
+        return getattr(library, name)
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return None
