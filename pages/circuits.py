@@ -4,6 +4,7 @@ import streamlit as st
 
 from pprobe_core import snippets
 from pprobe_core.circuits import editor
+from pprobe_core.circuits import unfinished as core_unfinished
 from pprobe_core.circuits.library import MAX_FILE_BYTES, unreadable
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
@@ -22,6 +23,7 @@ from ui import (
     sharing,
     shell,
     terms,
+    unfinished,
     words,
 )
 
@@ -129,6 +131,7 @@ def looking() -> None:
             circuits.begin(circuits.NEW)
             st.rerun()
         import_popover()
+    unfinished.offers()
     for reason in unreadable().values():
         st.warning(f"This file is left out. {shell.escaped(reason)}", icon=":material/warning:")
     kinds = circuits.kinds()
@@ -194,6 +197,7 @@ def editing(edit: circuits.Editing) -> None:
     st.header("5. Check it", anchor=False)
     st.caption(terms.marked(words.STEP_CHECK))
     check_and_save(edit)
+    unfinished.keep(edit)
 
 
 def check_and_save(edit: circuits.Editing) -> None:
@@ -278,6 +282,8 @@ def check_and_save(edit: circuits.Editing) -> None:
 
 def finish(circuit: Circuit, text: str, prefix: str = "") -> None:
     """Close the editor and look at what was saved."""
+    if (edit := circuits.editing()) is not None:
+        core_unfinished.forget(edit.name)
     circuits.stop_editing()
     selection.choose("circuit_looked_at", prefix + circuit.circuit_id)
     say(text)

@@ -11,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 
 from pprobe_core import compare_frames, html_report
 from pprobe_core import jobs as core_jobs
-from pprobe_core.circuits import editor, own_sets
+from pprobe_core.circuits import editor, own_sets, unfinished
 from pprobe_core.circuits.library import load_circuit, load_circuits, own_folder
 from pprobe_core.circuits.prompt_sets import load_prompt_set
 from pprobe_core.cli import main
 from pprobe_core.comparison import CompareRequest, checked_comparison
+from pprobe_core.errors import BadRequest
 from pprobe_core.interventions.requests import default_request
 from pprobe_core.probing.types import ProbeRequest
 from tests.app_pages import open_app
@@ -242,6 +243,99 @@ def test_nothing_typed_into_the_table_is_a_sentence(open_page: Open) -> None:
     app.button(key="change_circuit").click().run()
     calm(app.button(key="check_circuit").click().run())
     assert "There is no pair yet" in words_on(app)
+
+
+# What is typed is not lost -------------------------------------------------------------------------------------------
+
+
+def test_what_was_typed_is_offered_after_a_reload_and_goes_on_as_it_stood(open_page: Open) -> None:
+    editor.save(GREETING)
+    app = open_page()
+    app.button(key="change_circuit").click().run()
+    app.text_input(key="edit_title").set_value("Greets <b>back</b>").run()
+    app.multiselect(key="edit_target").set_value(["Hello", "Hi"]).run()
+    first = str(next(iter(circuits_of(app).names)))
+    app.text_area(key=f"edit_class_examples_{first}").set_value("Hello!\nHi you").run()
+    app.selectbox(key="edit_pairs_from").set_value("table").run()
+    app.text_area(key="edit_pasted").set_value("Hello, 2 and 2? | 2 and 2?\nHi, 3 and 3? | 3 and 3?").run()
+    calm(app.button(key="edit_put_pasted").click().run())
+
+    again = calm(open_page())  # another session: the browser was reloaded, or it is another one
+    (kept,) = unfinished.listed()
+    assert "Unfinished:" in words_on(again)
+    assert "<b>" not in words_on(again)
+    assert "2 and 2" not in words_on(again)
+    calm(again.button(key=f"go_on_{kept.name}").click().run())
+    assert again.text_input(key="edit_title").value == "Greets <b>back</b>"
+    assert again.multiselect(key="edit_target").value == ["Hello", "Hi"]
+    assert again.text_area(key=f"edit_class_examples_{first}").value == "Hello!\nHi you"
+    assert again.selectbox(key="edit_pairs_from").value == "table"
+    now = again.session_state["edit_pairs_now"]
+    assert now["original"].tolist()[:3] == ["Hello, 2 and 2?", "Hi, 3 and 3?", ""]
+    assert circuits_of(again).circuit_id == "greeting", "still a change of that behaviour, not a new one"
+    calm(again.button(key="draft_circuit").click().run())
+    assert unfinished.listed() == [], "it is a draft now"
+    assert list(editor.drafts()) == ["greeting"]
+
+
+def test_only_what_was_changed_is_kept_and_closing_keeps_it(open_page: Open) -> None:
+    app = open_page()
+    app.button(key="new_behaviour").click().run()
+    app.button(key="close_editor").click().run()
+    assert unfinished.listed() == []
+    app.button(key="new_behaviour").click().run()
+    app.text_area(key="edit_question").set_value("Who?").run()
+    calm(app.button(key="close_editor").click().run())
+    (kept,) = unfinished.listed()
+    assert "a behaviour without a name" in words_on(app)
+    calm(app.button(key=f"throw_away_{kept.name}").click().run())
+    assert unfinished.listed() == []
+    assert "Unfinished" not in words_on(app)
+
+
+def test_a_check_that_was_made_still_counts_after_a_reload(open_page: Open) -> None:
+    app = open_page()
+    app.selectbox(key="circuit_looked_at").set_value("code").run()
+    app.button(key="copy_circuit").click().run()
+    calm(app.button(key="check_circuit").click().run())
+    jobs = core_jobs.shared()
+    latest = jobs.latest()
+    assert latest is not None
+    jobs.wait(latest.job_id, 120)
+    app.run()
+    again = calm(open_page())
+    (kept,) = unfinished.listed()
+    calm(again.button(key=f"go_on_{kept.name}").click().run())
+    assert "Checked on mini-qwen3" in words_on(again)
+    assert not again.button(key="save_circuit").disabled
+    calm(again.button(key="save_circuit").click().run())
+    assert unfinished.listed() == []
+
+
+def test_unfinished_files_that_fit_nothing_are_a_sentence_or_left_out(open_page: Open) -> None:
+    unfinished.keep("0" * 16, {"typed": {"edit_title": "Old"}})
+    folder = own_folder() / "unfinished"
+    folder.joinpath(f"{'1' * 16}.json").write_text("{")
+    folder.joinpath("notes.json").write_text("{}")
+    app = calm(open_page())
+    assert "“Old”" in words_on(app)
+    calm(app.button(key=f"go_on_{'0' * 16}").click().run())
+    assert "another version of pprobe" in words_on(app)
+    for n in range(unfinished.MAX_KEPT + 3):
+        unfinished.keep(f"{n:016x}", {"typed": {"edit_title": str(n)}})
+    assert len(unfinished.listed()) == unfinished.MAX_KEPT
+    with pytest.raises(BadRequest, match="is no name"):
+        unfinished.keep("../up", {})
+    with pytest.raises(BadRequest, match="larger than"):
+        unfinished.keep("2" * 16, {"typed": "x" * unfinished.MAX_BYTES})
+    calm(open_page())
+
+
+def circuits_of(app: AppTest) -> circuits.Editing:
+    """What is being edited in a session."""
+    found = app.session_state["_editing"]
+    assert isinstance(found, circuits.Editing)
+    return found
 
 
 # Other pages -------------------------------------------------------------------------------------------------------

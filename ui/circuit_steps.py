@@ -215,7 +215,7 @@ def _take_pasted(key: str, columns: Sequence[str]) -> None:
     now = state["edit_pairs_now"]
     filled = now[(now != "").any(axis=1)]
     pasted = pd.DataFrame(
-        editor.pasted_rows(state["edit_pasted"], columns), columns=list(circuits.PAIR_COLUMNS)
+        editor.pasted_rows(state["edit_pasted"], columns), columns=list(circuits.PAIR_COLUMNS), dtype=object
     ).fillna("")
     state["edit_pairs_now"] = pd.concat([filled, pasted], ignore_index=True)
     state["edit_pasted"] = ""

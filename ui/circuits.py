@@ -1,5 +1,6 @@
 """The page of behaviours: looking at them, and what is being edited of one's own."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,8 @@ class Editing:
     made_sets: list[str] = field(default_factory=list)  # prompt sets that checks stored
     request: ProbeRequest | None = None  # of the last check
     pairs_checked: str = ""  # what stood in the table then
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # under which it is kept while it is unfinished
+    seen: str | None = None  # what stood in the editor when it was kept last, or at first; None before
 
 
 # ------------------------------------------------------------------------------------------- looking at them
@@ -175,9 +178,8 @@ def editing() -> Editing | None:
 
 def begin(document: Mapping[str, Any], *, circuit_id: str = "", base: str = "") -> None:
     """Fill the editor with the fields of a circuit. `circuit_id`: the own one that is changed, "" for a new one."""
+    stop_editing()
     state = st.session_state
-    for key in [key for key in state if str(key).startswith("edit_")]:
-        del state[key]
     shown = (*_TEXTS, *_CHOICES, *STRINGS, "response_classes", "circuit_id")
     edit = Editing({k: v for k, v in document.items() if k not in shown}, circuit_id, base)
     for name in _TEXTS:
@@ -190,8 +192,31 @@ def begin(document: Mapping[str, Any], *, circuit_id: str = "", base: str = "") 
     for row in document["response_classes"]:
         if made or row["side"] != "other":  # classes of a rule, to begin with where examples take its place
             add_class(edit, row if made else {**row, "name": ""})
-    state["edit_pairs_now"] = pd.DataFrame([dict.fromkeys(PAIR_COLUMNS, "")] * 6)
+    open_editor(edit, {}, [])
+
+
+def open_editor(edit: Editing, typed: Mapping[str, Any], pairs: Sequence[Mapping[str, str]]) -> None:
+    """Show the editor with what `typed` says in its widgets, by their keys, and with these pairs in its table."""
+    state = st.session_state
+    state.update(typed)
+    blank = [dict.fromkeys(PAIR_COLUMNS, "")] * max(0, 6 - len(pairs))
+    state["edit_pairs_now"] = pd.DataFrame([*pairs, *blank], columns=list(PAIR_COLUMNS))
     state["_editing"] = edit
+
+
+def can_show(edit: Editing, typed: Mapping[str, Any]) -> bool:
+    """Whether these are values that the widgets of this editor can hold."""
+    of_classes = {f"edit_class_{part}_{uid}" for uid in edit.names for part in ("title", "side", "examples")}
+    fields = {f"edit_{name}" for name in (*_TEXTS, *_CHOICES, *STRINGS)}
+    structures = (None, *words.STRUCTURES)
+    return (
+        fields | of_classes <= set(typed)
+        and typed["edit_perturbation"] in words.PERTURBATIONS
+        and typed["edit_response_rule"] in words.RESPONSE_RULES
+        and typed["edit_expected_structure"] in structures
+        and all(typed[f"edit_class_side_{uid}"] in words.SIDES for uid in edit.names)
+        and all(isinstance(typed[f"edit_{name}"], list) for name in STRINGS)
+    )
 
 
 def add_class(edit: Editing, row: Mapping[str, Any]) -> None:
@@ -204,7 +229,7 @@ def add_class(edit: Editing, row: Mapping[str, Any]) -> None:
 
 
 def stop_editing() -> None:
-    """Close the editor; what was not saved is gone."""
+    """Close the editor; what stands in it is gone from this browser."""
     for key in [key for key in st.session_state if str(key).startswith("edit_")]:
         del st.session_state[key]
     st.session_state.pop("_editing", None)
