@@ -39,9 +39,13 @@ def give_back() -> None:
 def share_pools() -> None:
     """Let all threads allocate from few pools, where the C library would give each thread its own.
 
-    In glibc's, what one thread frees is no use to the others: a server whose threads come and go holds more and more
-    that nobody needs. For a process that serves many; call it before the threads are there.
+    What one thread frees is then no use to the others: a server whose threads come and go holds more and more that
+    nobody needs. The same goes for Arrow's own pool, in which all text of tables is: it is exchanged for the library's.
+    For a process that serves many; call it before the threads are there.
     """
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     if mallopt := _of_glibc("mallopt"):
         mallopt(M_ARENA_MAX, POOLS)
 
