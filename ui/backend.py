@@ -1,6 +1,7 @@
 """The one worker and its results file, as the pages see them. No page opens either on its own."""
 
 import logging
+import threading
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from pprobe_core import jobs as core_jobs
 from pprobe_core import playground as core_playground
 from pprobe_core import recording
+from pprobe_core.circuits import language
 from pprobe_core.errors import BadRequest, ModelUnavailable, PprobeError
 from pprobe_core.interventions.requests import checked_sweep, sweep_id_of
 from pprobe_core.interventions.types import SweepRequest
@@ -41,6 +43,7 @@ def open_dashboard() -> None:
     server from starting: every page then says what is wrong.
     """
     memory.share_pools()
+    threading.Thread(target=language.prepare, name="pprobe-languages", daemon=True).start()
     try:
         worker = jobs()
         bring_recorded(worker.store)

@@ -304,6 +304,11 @@ def _is_foreign(text: str, home: frozenset[str]) -> bool:
     return ranking[0][0] not in home and sum(likeliest) >= MIN_LANGUAGE_PROBABILITY
 
 
+def prepare() -> None:
+    """Unpack the language model now: for a server, where nobody should wait for it and memory should not jump later."""
+    _identifier()
+
+
 @functools.cache
 def _identifier() -> Callable[[str], list[tuple[str, float]]] | None:
     """py3langid's ranking of languages with probabilities; its model is unpacked once, at the first use (1 s, 80 MB).
