@@ -180,8 +180,8 @@ def short_ids(ids: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(pair_id) for pair_id in ids]
 
 
-def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
-    """One pair: both conversations, tokens with the changed pieces marked, first tokens, answers."""
+def pair_in_full(run: Run, pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
+    """One pair of a run: both conversations, tokens with the changed pieces marked, first tokens, answers."""
     with st.container(border=True, key="pair_in_full"):
         st.markdown(f"### Pair {shell.escaped(str(pair['pair_id']))}")
         if pair["note"]:
@@ -204,7 +204,8 @@ def pair_in_full(pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit |
         mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
         with right:
             if len(mine):
-                shell.figure(lambda: charts.first_tokens(mine), key="first_tokens")
+                of = run.run_id, pair["pair_id"]
+                shell.figure(lambda: charts.first_tokens(mine), key="first_tokens", of=of)
 
 
 def history(runs: pd.DataFrame) -> list[str]:

@@ -104,4 +104,4 @@ def _offer(one: unfinished.Unfinished) -> None:
 def _title(content: Mapping[str, Any]) -> str:
     typed = content.get("typed")
     title = str(typed.get("edit_title") or "").strip() if isinstance(typed, Mapping) else ""
-    return f"“{title}”" if title else "a behaviour without a name"
+    return f"“{shell.readable_name(title, 80)}”" if title else "a behaviour without a name"
