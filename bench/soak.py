@@ -6,10 +6,11 @@ Real Chromium windows, each a session of its own, on a server with a results fil
 order drawn from the seed and with pauses in which a person reads, they open pages, reload, go back, tick options, and
 ask for dose sweeps that nobody asked for before. Looked for: an exception or an error card on any page; a traceback in
 the server's log; a sweep that was asked for and is not in the results file at the end; growth of the server's resident
-memory. Memory counts after a warm-up of a third of the time (five minutes at most): `growth` is the median of the last
-quarter over that of the first, in which the working memory of the sweeps that run at the time has its part;
-`floor_growth` compares the lowest tenths, which is what stays when none runs; `slope` is a straight line through all
-samples. Ends with 1 when something broke, was lost, or `growth` is more than a tenth.
+memory. The minutes count after a warm-up, in which everything is used once: every page on every one of four
+behaviours, and a sweep of each. `growth` is the median of the last quarter over that of the first, in which the working
+memory of the sweeps that run at the time has its part; `floor_growth` compares the lowest tenths, which is what stays
+when none runs; `slope` is a straight line through all samples. Ends with 1 when something broke, was lost, or `growth`
+is more than a tenth.
 """
 
 import asyncio
@@ -108,10 +109,10 @@ class Visitor:
         if not self.page.url.startswith(url):
             await self.page.go_forward()
 
-    async def sweep(self, url: str, seen: Seen) -> None:
-        """Ask for a dose sweep whose numbers of neurons nobody asked for before."""
+    async def sweep(self, url: str, seen: Seen, circuit: str = "") -> None:
+        """Ask for a dose sweep, of any behaviour, whose numbers of neurons nobody asked for before."""
         self.where = "dose"
-        await self.page.goto(f"{url}/dose")
+        await self.page.goto(f"{url}/dose?circuit={circuit or self.chance.choice(CIRCUITS)}")
         await self.page.wait_for_selector(IDLE)
         seen.n_tried += 1
         doses = (seen.n_tried, 300 + self.chance.randrange(1_000))
@@ -131,6 +132,14 @@ class Visitor:
         for broken in (self.page.get_by_test_id("stException"), self.page.locator(ERROR_CARD)):
             if await broken.count():
                 seen.errors.append(f"{self.where}: {(await broken.first.inner_text())[:300]}")
+
+    async def look_around(self, url: str, seen: Seen, circuit: str) -> None:
+        """Every page on one behaviour, and a sweep of it."""
+        for self.where in PAGES:
+            await self.page.goto(f"{url}/{'' if self.where == 'start' else self.where}?circuit={circuit}")
+            await self.page.wait_for_selector(IDLE)
+            await self.look(seen)
+        await self.sweep(url, seen, circuit)
 
     async def walk(self, url: str, seen: Seen, until: float) -> None:
         """Steps with pauses between them until the clock says `until`, or far too much has gone wrong."""
@@ -174,8 +183,16 @@ def sampled(server: int) -> Iterator[list[tuple[float, float]]]:
         thread.join()
 
 
-async def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tuple[Seen, list[tuple[float, float]]]:
-    """Let the visitors walk; what they saw, and (minute, resident MiB) of the server."""
+async def all_done(page: Page, url: str) -> None:
+    """Return when what was asked for is finished."""
+    await page.goto(f"{url}/glossary")
+    await page.get_by_text("Nothing is running").wait_for(timeout=1_800_000)
+
+
+async def walk(
+    url: str, server: int, minutes: float, n: int, seed: int
+) -> tuple[Seen, list[tuple[float, float]], list[tuple[float, float]]]:
+    """Let the visitors walk; what they saw, and (minute, resident MiB) of the server in the warm-up and after it."""
     seen = Seen()
     with sampled(server) as memory:
         async with async_playwright() as playwright:
@@ -184,19 +201,21 @@ async def walk(url: str, server: int, minutes: float, n: int, seed: int) -> tupl
             except BrowserError:
                 raise SystemExit("There is no Chromium or Chrome for the visitors.") from None
             visitors = await visitors_of(browser, n, seed)
+            for first in range(0, len(CIRCUITS), n):
+                together = zip(visitors, CIRCUITS[first : first + n], strict=False)
+                await asyncio.gather(*(visitor.look_around(url, seen, circuit) for visitor, circuit in together))
+            await all_done(visitors[0].page, url)
+            warm = len(memory)
             until = time.monotonic() + 60 * minutes
             await asyncio.gather(*(visitor.walk(url, seen, until) for visitor in visitors))
             walked = len(memory)
-            idle = visitors[0].page
-            await idle.goto(f"{url}/glossary")  # what was asked for is finished before the server is stopped
-            await idle.get_by_text("Nothing is running").wait_for(timeout=1_800_000)
+            await all_done(visitors[0].page, url)  # before the server is stopped
             await browser.close()
-        return seen, memory[:walked]
+        return seen, memory[:warm], memory[warm:walked]
 
 
-def growth_of(memory: list[tuple[float, float]], minutes: float) -> dict[str, float]:
-    """How resident memory went after the warm-up: ratios of quarters, slope in MiB per minute, smallest and largest."""
-    rows = [(minute, mib) for minute, mib in memory if minute >= min(5.0, minutes / 3)] or memory
+def growth_of(rows: list[tuple[float, float]]) -> dict[str, float]:
+    """How resident memory went: ratios of quarters, slope in MiB per minute, smallest and largest."""
     quarter = max(1, len(rows) // 4)
     values = [mib for _, mib in rows]
     slope = float(np.polyfit(*zip(*rows, strict=True), 1)[0]) if len(rows) > 2 else 0.0
@@ -243,7 +262,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder) / "soak.duckdb"
         with Server(Path(folder), db) as server:
-            seen, memory = asyncio.run(walk(server.url, server.process.pid, args.minutes, args.visitors, args.seed))
+            seen, warm_up, memory = asyncio.run(
+                walk(server.url, server.process.pid, args.minutes, args.visitors, args.seed)
+            )
         log = server.log
         lost, n_found = lost_of(db, seen.sweeps)
     tracebacks = log.count("Traceback (most recent call last)")
@@ -260,7 +281,8 @@ def main() -> int:
         "n_errors": len(seen.errors),
         "tracebacks": tracebacks,
         "slow_steps": dict(seen.slow.most_common()),
-        "memory": growth_of(memory, args.minutes),
+        "memory": growth_of(memory),
+        "warm_up_mib_by_minute": by_minute(warm_up),
         "mib_by_minute": by_minute(memory),
     }
     grown = numbers["memory"]["growth"] > ALLOWED_GROWTH
@@ -279,7 +301,8 @@ def main() -> int:
             f"{m['growth']:.3f}, of their lowest tenths {m['floor_growth']:.3f}; {m['slope_mib_per_minute']:+.2f} MiB "
             f"a minute over {m['samples']} samples"
         )
-        print("MiB minute by minute: " + " ".join(f"{mib:.0f}" for mib in numbers["mib_by_minute"]))
+        for name, values in (("warm-up", numbers["warm_up_mib_by_minute"]), ("after it", numbers["mib_by_minute"])):
+            print(f"MiB minute by minute, {name}: " + " ".join(f"{mib:.0f}" for mib in values))
         if tracebacks:
             print(log[log.index("Traceback (most recent call last)") :][:3000])
     return int(bad)

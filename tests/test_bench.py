@@ -39,18 +39,16 @@ def test_the_bench_of_loading_prints_one_json_object_with_the_ratio_of_its_media
     assert row["ratios"] == [pytest.approx(row["ratio"])]
 
 
-def test_growth_of_memory_is_told_from_a_wave_and_from_the_warm_up() -> None:
+def test_growth_of_memory_is_told_from_a_wave() -> None:
     wave = [(i / 10, 500.0 + 5 * (i % 2)) for i in range(300)]
-    assert growth_of(wave, 30)["growth"] == pytest.approx(1.0, abs=0.02)
-    warming = [(minute, mib - 300 * (minute < 4)) for minute, mib in wave]
-    assert growth_of(warming, 30)["growth"] == pytest.approx(1.0, abs=0.02)
+    assert growth_of(wave)["growth"] == pytest.approx(1.0, abs=0.02)
     leaking = [(minute, mib + 20 * minute) for minute, mib in wave]
-    found = growth_of(leaking, 30)
+    found = growth_of(leaking)
     assert found["slope_mib_per_minute"] == pytest.approx(20, abs=0.1)
     assert found["growth"] > 1.5
     assert found["floor_growth"] > 1.4
     working = [(minute, 500.0 + 200 * (i % 10 < (3 if minute < 18 else 7))) for i, (minute, _) in enumerate(wave)]
-    found = growth_of(working, 30)
+    found = growth_of(working)
     assert found["growth"] == pytest.approx(1.4)
     assert found["floor_growth"] == pytest.approx(1.0), "more is under way at the end, nothing more is held"
 
