@@ -70,6 +70,7 @@ class Visitor:
     page: Page
     chance: random.Random
     where: str = "start"
+    patience: int = CLICK
 
     async def step(self, url: str, seen: Seen) -> None:
         """One thing a visitor does, and a look at what came of it."""
@@ -117,14 +118,14 @@ class Visitor:
         seen.n_tried += 1
         doses = (seen.n_tried, 300 + self.chance.randrange(1_000))
         folds = self.page.get_by_test_id("stMain").locator("details summary:visible")
-        await folds.filter(has_text="Advanced").first.click(timeout=CLICK)
+        await folds.filter(has_text="Advanced").first.click(timeout=self.patience)
         numbers = self.page.locator(".st-key-sweep_doses input:visible").last
-        await numbers.fill(", ".join(map(str, doses)), timeout=CLICK)
+        await numbers.fill(", ".join(map(str, doses)), timeout=self.patience)
         await numbers.press("Enter")
         await self.page.wait_for_timeout(300)
         await self.page.wait_for_selector(IDLE)
-        await self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=CLICK)
-        await self.page.locator(".st-key-watched_job").first.wait_for(timeout=20_000)  # the dashboard has taken it
+        await self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=self.patience)
+        await self.page.locator(".st-key-watched_job").first.wait_for(timeout=2 * self.patience)  # the dashboard has taken it
         seen.sweeps.append(doses)
 
     async def look(self, seen: Seen) -> None:
@@ -134,12 +135,14 @@ class Visitor:
                 seen.errors.append(f"{self.where}: {(await broken.first.inner_text())[:300]}")
 
     async def look_around(self, url: str, seen: Seen, circuit: str) -> None:
-        """Every page on one behaviour, and a sweep of it."""
+        """Every page on one behaviour, and a sweep of it, however long it takes."""
+        self.patience = 100_000
         for self.where in PAGES:
             await self.page.goto(f"{url}/{'' if self.where == 'start' else self.where}?circuit={circuit}")
             await self.page.wait_for_selector(IDLE)
             await self.look(seen)
         await self.sweep(url, seen, circuit)
+        self.patience = CLICK
 
     async def walk(self, url: str, seen: Seen, until: float) -> None:
         """Steps with pauses between them until the clock says `until`, or far too much has gone wrong."""
