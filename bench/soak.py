@@ -125,7 +125,8 @@ class Visitor:
         await self.page.wait_for_timeout(300)
         await self.page.wait_for_selector(IDLE)
         await self.page.locator(".st-key-sweep_button button:enabled:visible").last.click(timeout=self.patience)
-        await self.page.locator(".st-key-watched_job").first.wait_for(timeout=2 * self.patience)  # the dashboard has taken it
+        taken = self.page.locator(".st-key-watched_job").first  # the dashboard has it
+        await taken.wait_for(timeout=2 * self.patience)
         seen.sweeps.append(doses)
 
     async def look(self, seen: Seen) -> None:
