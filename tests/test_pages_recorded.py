@@ -126,3 +126,13 @@ def test_damaged_recordings_do_not_keep_the_server_from_starting(
     assert any("list of recorded results" in caption.value for caption in app.caption)
     backend.bring_recorded(backend.jobs().store)
     assert backend.jobs().store.runs().empty
+
+
+@pytest.mark.parametrize("page", [path.stem for path in sorted((settings.ROOT / "pages").glob("*.py"))])
+def test_no_widget_is_told_again_what_it_holds(open_page: Open, page: str) -> None:
+    """What is written into the state counts as news for the browser: a slider moved meanwhile would jump back."""
+    app = open_page(page).run()
+    assert not app.exception
+    kinds = ("selectbox", "select_slider", "slider", "text_input", "multiselect", "checkbox", "radio", "number_input")
+    told = [widget.key for kind in kinds for widget in app.get(kind) if widget.proto.set_value]
+    assert told == []

@@ -22,7 +22,7 @@ from pprobe_core.jobs import JobStatus
 from pprobe_core.probing.types import ProbeRequest
 from pprobe_core.store import Store, job_id_of
 from pprobe_core.wording import plural
-from ui import backend, exports, job_panel, kept, library, models, shell, terms, words
+from ui import backend, exports, job_panel, kept, library, models, selection, shell, terms, words
 
 FIRST_MODELS = ("mini-qwen3", "mini-llama", "mini-gemma3")
 MARKS = {
@@ -45,7 +45,9 @@ def take_over_address(known: Sequence[str]) -> None:
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
     state.setdefault("compare_models", named)
     chosen = state.setdefault("compare_circuits", circuits)
-    state["compare_circuits"] = [c for c in chosen if c in known]  # an own one may be gone by now, or its prompts
+    selection.put(
+        "compare_circuits", [c for c in chosen if c in known]
+    )  # an own one may be gone by now, or its prompts
 
 
 def _lacking(known: Sequence[str]) -> list[str]:

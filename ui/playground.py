@@ -255,7 +255,7 @@ def _start_sliders(run: Run, circuit: Circuit | None, n_layers: int) -> None:
     selection.start_at("play_layer", range(n_layers), n_layers // 2)
     selection.start_at("play_strength", [state.get("play_strength")], towards if routing else 0.0)
     for key, limit in (("play_factor", MAX_FACTOR), ("play_strength", MAX_STRENGTH)):
-        state[key] = min(max(float(state[key] or 0.0), -limit), limit)
+        selection.put(key, min(max(float(state[key] or 0.0), -limit), limit))
 
 
 def _steps(run: Run, given: Any) -> list[int]:

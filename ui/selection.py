@@ -358,8 +358,18 @@ def start_at(key: str, options: Sequence[Any], default: Any) -> None:
     state = st.session_state
     starts = state.setdefault("_starts", {})
     if state.get(key) is None or state[key] not in options or (key in starts and state[key] == starts[key]):
-        state[key] = default
+        put(key, default)
     starts[key] = default
+
+
+def put(key: str, value: Any) -> None:
+    """Let a widget that is drawn next hold a value.
+
+    What it holds already is not written again: Streamlit would send it to the browser as news, and a slider that is
+    moved at that moment would jump back.
+    """
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
 
 
 def choose(key: str, value: Any) -> None:

@@ -234,7 +234,7 @@ def no_run_yet() -> None:
 def run_picker(run_id: str) -> None:
     """Chooser of the run that a results page shows; the choice goes into the address."""
     titles = run_titles(store().runs())
-    st.session_state["run_picker"] = run_id
+    selection.put("run_picker", run_id)
     st.selectbox(
         "Run",
         list(titles),

@@ -17,7 +17,7 @@ from pprobe_core.interventions.types import SweepPoint, SweepRequest
 from pprobe_core.meaning import Tested
 from pprobe_core.store import Run, Sweep
 from pprobe_core.wording import with_minus
-from ui import backend, cards, exports, kept, library, shell, terms, words
+from ui import backend, cards, exports, kept, library, selection, shell, terms, words
 
 KEPT = 8  # sweeps whose points and rates stay in memory: tens of megabytes each where the model is large
 EMPTY_SPLITS = ("heldout", "validation", "discovery")
@@ -55,7 +55,7 @@ def sweep_picker(run: Run, kinds: Sequence[str], sweep: Sweep) -> None:
     """Chooser of a finished sweep; the choice goes into the address."""
     known = shell.store().sweeps(run.run_id)
     titles = {str(row["sweep_id"]): sweep_title(row) for row in known[known["kind"].isin(kinds)].to_dict("records")}
-    st.session_state["sweep_picker"] = sweep.sweep_id
+    selection.put("sweep_picker", sweep.sweep_id)
 
     def choose() -> None:
         st.session_state["sweep"] = st.session_state["sweep_picker"]
