@@ -45,9 +45,8 @@ def take_over_address(known: Sequence[str]) -> None:
         state["compare_models"], state["compare_circuits"] = named[:MAX_MODELS], circuits
     state.setdefault("compare_models", named)
     chosen = state.setdefault("compare_circuits", circuits)
-    selection.put(
-        "compare_circuits", [c for c in chosen if c in known]
-    )  # an own one may be gone by now, or its prompts
+    # An own one may be gone by now, or its prompts.
+    selection.put("compare_circuits", [c for c in chosen if c in known])
 
 
 def _lacking(known: Sequence[str]) -> list[str]:

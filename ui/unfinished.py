@@ -13,7 +13,7 @@ from pprobe_core.probing.types import ProbeRequest
 from ui import circuits, shell, words
 
 SHOWN = 3  # in the list; the others behind a fold
-_OF_BUTTONS = ("edit_put_pasted", "edit_pasted")  # Streamlit sets these itself
+_PASSING = ("edit_pasted", "edit_put_pasted")  # what is pasted is kept once it is in the table; a button has no value
 
 
 def keep(edit: circuits.Editing) -> None:
@@ -34,7 +34,7 @@ def _content(edit: circuits.Editing) -> dict[str, Any]:
     typed = {
         str(key): value
         for key, value in state.items()
-        if str(key).startswith("edit_") and key not in _OF_BUTTONS and isinstance(value, str | bool | list | None)
+        if str(key).startswith("edit_") and key not in _PASSING and isinstance(value, str | bool | list | None)
     }
     pairs = state["edit_pairs_now"]
     about = {name: value for name, value in asdict(edit).items() if name not in ("request", "name", "seen", "names")}

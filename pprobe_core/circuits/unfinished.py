@@ -38,22 +38,21 @@ def keep(name: str, content: Mapping[str, Any]) -> None:
     if len(raw) > MAX_BYTES:
         raise BadRequest(f"It is larger than {MAX_BYTES // 1000:,} kB. Store its pairs as a prompt set.")
     write_whole(_file(name), raw, "unfinished behaviour")
-    for old in listed()[MAX_KEPT:]:
-        forget(old.name)
+    for _, old in _files()[MAX_KEPT:]:
+        forget(old.stem)
 
 
 def listed() -> list[Unfinished]:
     """All that is kept, the last changed first; files that cannot be read are left out."""
     found = []
-    for path in _folder().glob("*.json"):
+    for changed, path in _files():
         try:
-            content = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else None
-            changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            content = json.loads(path.read_bytes())
         except (OSError, ValueError):
             continue
-        if isinstance(content, dict) and _NAME.fullmatch(path.stem):
-            found.append(Unfinished(path.stem, changed_at, content))
-    return sorted(found, key=lambda one: (one.changed_at, one.name), reverse=True)
+        if isinstance(content, dict):
+            found.append(Unfinished(path.stem, datetime.fromtimestamp(changed, UTC), content))
+    return found
 
 
 def forget(name: str) -> None:
@@ -62,6 +61,19 @@ def forget(name: str) -> None:
         _file(name).unlink(missing_ok=True)
     except OSError as error:
         raise BadRequest(f"It cannot be deleted ({error.strerror}). Allow writing in {_folder()}.") from error
+
+
+def _files() -> list[tuple[float, Path]]:
+    """When they were written, and the files, the newest first; only those that `keep` can have written."""
+    found = []
+    for path in _folder().glob("*.json"):
+        try:
+            seen = path.stat()
+        except OSError:  # thrown away meanwhile
+            continue
+        if _NAME.fullmatch(path.stem) and seen.st_size <= MAX_BYTES:
+            found.append((seen.st_mtime, path))
+    return sorted(found, reverse=True)
 
 
 def _folder() -> Path:
