@@ -88,8 +88,7 @@ if view == "overview":
         lambda: compare_charts.ratio_intervals(ratios, models, circuits, with_paper=with_paper),
         key=f"ratios_{with_paper}",
     )
-    with st.expander("The numbers as a table", icon=":material/table:"):
-        comparing.ratio_table(ratios)
+    shell.folded("The numbers as a table", ":material/table:", "ratios_as_table", lambda: comparing.ratio_table(ratios))
 elif view == "layers":
     quantity = st.segmented_control(
         "Quantity",

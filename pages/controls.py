@@ -27,7 +27,7 @@ class Question:
 
 def newest(run: Run, wanted: Mapping[SweepKind, SweepRequest]) -> dict[str, Sweep]:
     """The newest finished sweep of each kind with the circuit's own ranking and prompts, as far as there are some."""
-    known = shell.store().sweeps(run.run_id)
+    known = shell.sweeps(run.run_id)
     found = {}
     for kind, request in wanted.items():
         of_kind = known[(known["kind"] == kind) & (known["condition"] == request.condition)]
@@ -98,7 +98,7 @@ def show_held_out(run: Run, found: dict[str, Sweep]) -> None:
 
 def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
     """Range over seeds, of answers drawn at random."""
-    known = shell.store().sweeps(run.run_id)
+    known = shell.sweeps(run.run_id)
     for sweep_id in known["sweep_id"]:
         sweep = shell.store().sweep(str(sweep_id))
         generation = sweep.summary.get("generation") or {}
@@ -122,14 +122,14 @@ def show_seeds(run: Run, found: dict[str, Sweep]) -> None:
 
 def ratio_table() -> None:
     """FFN/Skip of every run there is, the ones that fit no pattern included."""
-    runs, intervals = shell.store().runs(), shell.store().ffn_skip_intervals()
+    runs, intervals = shell.runs(), shell.store().ffn_skip_intervals()
     rows = runs[["ffn_skip_mean", "model", "stage", "n_pairs"]].assign(
         circuit=library.circuit_titles(runs["circuit"]),
         prompts=library.set_titles(runs["prompts"]),
         source=tables.sources(runs),
         flip_rate=100 * runs["flip_rate"],
         structure=runs["structure"].map(words.STRUCTURES).fillna(runs["structure"]),
-        interval=[shell.interval(intervals[run_id]) for run_id in runs["run_id"]],
+        interval=[shell.interval(intervals.get(run_id)) for run_id in runs["run_id"]],
     )
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     exports.table(

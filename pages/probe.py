@@ -213,5 +213,4 @@ st.header("Pair by pair", anchor="pairs", help=words.GLOSSARY["Original and pert
 st.caption("Tick a row to see that pair in full below the table.")
 pairs_section()
 
-with st.expander("How this run was made", icon=":material/receipt_long:"):
-    tables.provenance(run)
+shell.folded("How this run was made", ":material/receipt_long:", "provenance_of", lambda: tables.provenance(run))

@@ -9,7 +9,7 @@ from ui import exports, library, recorded, selection, sharing, shell, tables, te
 @st.dialog("Delete for good?")
 def confirm_delete(run_ids: list[str]) -> None:
     """Ask before runs are deleted."""
-    runs = shell.store().runs().set_index("run_id")
+    runs = shell.runs().set_index("run_id")
     for run_id in run_ids:
         if run_id in runs.index:
             st.markdown(f"- {shell.escaped(shell.run_title(runs.loc[run_id]))}")
@@ -27,7 +27,7 @@ def confirm_delete(run_ids: list[str]) -> None:
 
 
 st.title("Runs")
-everything = shell.store().runs()
+everything = shell.runs()
 sharing.missing_runs(list(everything["run_id"]))
 if everything.empty:
     shell.no_run_yet()

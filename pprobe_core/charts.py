@@ -96,8 +96,18 @@ def over_pairs(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
 
     The interval (95 %) is about the mean, not about single pairs. It is missing where fewer than two values are.
     """
-    groups = frame.dropna(subset=[value]).groupby(list(by), sort=True, observed=True)[value]
-    out = groups.agg(["mean", "std", "count"]).reset_index().rename(columns={"count": "n"})
+    (rows,) = _each_over_pairs(frame, by, [value])
+    return rows
+
+
+def _each_over_pairs(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> list[pd.DataFrame]:
+    """`over_pairs` of several columns, for which the groups are found once."""
+    groups = frame.groupby(list(by), sort=True, observed=True)
+    return [_with_interval(groups[value].agg(["mean", "std", "count"])) for value in values]
+
+
+def _with_interval(groups: pd.DataFrame) -> pd.DataFrame:
+    out = groups[groups["count"] > 0].reset_index().rename(columns={"count": "n"})
     n = out["n"].to_numpy(dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         half = stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(n - 1, 1)) * out["std"].to_numpy(dtype=float) / np.sqrt(n)
@@ -111,11 +121,7 @@ def over_pairs(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
 
 def layer_signals(layers: pd.DataFrame) -> Figure:
     """What FFN, attention and the skip path contribute to the logit difference at each layer, in both passes."""
-    parts = [
-        over_pairs(layers, ["condition", "layer"], part).assign(component=name)
-        for part, name in COMPONENT_NAMES.items()
-    ]
-    rows = _named_conditions(pd.concat(parts, ignore_index=True))
+    rows = _layer_means(layers, COMPONENT_NAMES)
     n = _n_pairs(layers)
     colour = colour_by("component", COMPONENT_NAMES.values(), PALETTES["component"])
     base = alt.Chart(rows).encode(x=_layer_axis(layers), color=colour)
@@ -196,11 +202,7 @@ def layer_change(layers: pd.DataFrame) -> Figure:
 
 def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: float) -> Figure:
     """FFN/Skip ratio of every layer in both passes, attention/Skip beside it, with the two thresholds."""
-    parts = [
-        over_pairs(layers, ["condition", "layer"], column).assign(component=name)
-        for column, name in (("ffn_skip", "FFN / skip"), ("attention_skip", "Attention / skip"))
-    ]
-    rows = _named_conditions(pd.concat(parts, ignore_index=True))
+    rows = _layer_means(layers, {"ffn_skip": "FFN / skip", "attention_skip": "Attention / skip"})
     n = _n_pairs(layers)
     last = int(layers["layer"].max()) if len(layers) else 0
     at_last = rows[(rows["layer"] == last) & (rows["component"] == "FFN / skip")]
@@ -229,8 +231,8 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
     )
     points = base.mark_point(filled=True, opacity=1).encode(
         y=alt.Y("shown:Q", scale=scale),
-        shape=alt.condition("datum.off_scale", alt.value("triangle-up"), alt.value("circle")),
-        size=alt.condition("datum.off_scale", alt.value(80), alt.value(28)),
+        shape=alt.ShapeValue("circle", condition={"test": "datum.off_scale", "value": "triangle-up"}),
+        size=alt.SizeValue(28, condition={"test": "datum.off_scale", "value": 80}),
         tooltip=tooltip,
     )
     limits = pd.DataFrame(
@@ -272,15 +274,8 @@ def layer_ratio(layers: pd.DataFrame, routing_below: float, opposition_above: fl
 
 def trajectory(layers: pd.DataFrame, target_meaning: str = "target", control_meaning: str = "control") -> Figure:
     """Logit lens: the logit difference read off after attention and after FFN of every layer, both passes."""
-    steps = layers.melt(
-        id_vars=["pair_id", "condition", "layer"],
-        value_vars=["lens_after_attention", "lens_after_ffn"],
-        var_name="after",
-        value_name="logit_diff",
-    )
-    steps["step"] = steps["layer"] + steps["after"].map({"lens_after_attention": 0.0, "lens_after_ffn": 0.5})
-    steps["after"] = steps["after"].map({"lens_after_attention": "attention", "lens_after_ffn": "FFN"})
-    rows = _named_conditions(over_pairs(steps, ["condition", "layer", "after", "step"], "logit_diff"))
+    rows = _layer_means(layers, {"lens_after_attention": "attention", "lens_after_ffn": "FFN"}, "after")
+    rows["step"] = rows["layer"] + np.where(rows["after"] == "FFN", 0.5, 0.0)
     n = _n_pairs(layers)
     count = n_layers(layers)
     x = alt.X(
@@ -593,9 +588,10 @@ def as_figure(
 ) -> Figure:
     """The chart as wide as its place, with its words; a screen reader hears what is drawn and what is to be seen."""
     described = f"{description} {title}."
-    around = dict.fromkeys(("left", "right", "top", "bottom"), 5)
-    finished = chart.properties(height=height, width="container", padding=around, description=described)
-    return Figure(finished, title, re.sub(" +", " ", reading).strip(), omits, described)
+    # In place: Altair's own `properties` copies every layer several times.
+    chart.padding = dict.fromkeys(("left", "right", "top", "bottom"), 5)
+    chart.height, chart.width, chart.description = height, "container", described
+    return Figure(chart, title, re.sub(" +", " ", reading).strip(), omits, described)
 
 
 def legend_columns(names: Iterable[Any]) -> alt.ExprRef:
@@ -665,6 +661,13 @@ def _interval_tooltip(unit: str) -> list[alt.Tooltip]:
         alt.Tooltip("high:Q", title="95 % to", format="+.3f" if unit else ".3f"),
         alt.Tooltip("n:Q", title="Pairs"),
     ]
+
+
+def _layer_means(layers: pd.DataFrame, names: Mapping[str, str], called: str = "component") -> pd.DataFrame:
+    """Mean and interval of some columns at every layer, in both passes; the column's name stands in `called`."""
+    parts = _each_over_pairs(layers, ["condition", "layer"], list(names))
+    named = [part.assign(**{called: name}) for part, name in zip(parts, names.values(), strict=True)]
+    return _named_conditions(pd.concat(named, ignore_index=True))
 
 
 def _named_conditions(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -256,7 +256,7 @@ def sweep_json(store: Store, sweep_id: str) -> dict[str, Any]:
         "stage": s["stage"],
         "stage_reasons": s.get("stage_reasons") or [],
         "outcomes": as_rows(rates),
-        "regimes": [asdict(row) for row in regimes(rates)] if injects and rates else None,
+        "regimes": [row._asdict() for row in regimes(rates)] if injects and rates else None,
         "agreement": None if agreement is None else asdict(agreement),
         "separability": s.get("separability") or None,
         "measuring": s.get("measuring"),
@@ -309,7 +309,7 @@ def with_places(rows: Sequence[OutcomeRate] | Sequence[LayerRegime], points: pd.
     """Rates or regimes as a frame with the coordinates of their points; the unedited model's have none."""
     if not rows:
         return pd.DataFrame()
-    frame = pd.DataFrame({field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])})
+    frame = pd.DataFrame(list(rows), columns=rows[0]._fields)
     return frame.merge(points.drop_duplicates("key")[["key", *COORDINATES]], on="key", how="left")
 
 

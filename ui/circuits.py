@@ -136,7 +136,7 @@ def _sets_line(circuit: Circuit) -> str:
 
 def last_check(circuit: Circuit) -> tuple[Run, Validity] | None:
     """The newest run of exactly this circuit with its own first words, and what it says; None without any."""
-    runs = shell.store().runs()
+    runs = shell.runs()
     mine = runs[(runs["circuit"] == circuit.address) & (runs["strings_from"] == "circuit")]
     for run_id in map(str, mine["run_id"]):
         run = shell.store().run(run_id)

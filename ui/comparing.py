@@ -77,7 +77,7 @@ def default_models() -> tuple[str, ...]:
 
 def known_models() -> list[str]:
     """Shipped models, then those that have a run, then the catalogue."""
-    runs = shell.store().runs()
+    runs = shell.runs()
     return list(dict.fromkeys([*library.model_titles(), *sorted(runs["model"].unique()), *models.choices()]))
 
 

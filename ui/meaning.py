@@ -22,7 +22,7 @@ PAGES = {
 
 def run_card(run: Run, *, opened: bool = False) -> None:
     """What a run means, with the tests there are: in full, or folded until asked for."""
-    known = shell.store().sweeps(run.run_id)
+    known = shell.sweeps(run.run_id)
     told = _of_run(run.run_id, tuple(known["sweep_id"]), shell.store().edition)
     _card(told, run, f"meaning_{run.run_id}", opened)
 

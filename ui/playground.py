@@ -43,7 +43,7 @@ def chosen_run() -> Run | None:
     state = st.session_state
     if run is None or state["run"] or state["sweep"] or run.request.model == state["model"]:
         return run
-    runs = shell.store().runs()
+    runs = shell.runs()
     of_model = runs[runs["model"] == state["model"]]
     return shell.store().run(str(of_model.iloc[0]["run_id"])) if len(of_model) else None
 

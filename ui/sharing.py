@@ -318,7 +318,7 @@ def _missing_run(run_id: str) -> None:
                 "`reproduce.json` from there, which `python -m pprobe_core reproduce FILE` computes again."
             )
     with st.container(horizontal=True):
-        if not shell.store().runs().empty and st.button(
+        if not shell.runs().empty and st.button(
             "Look at a run that is here",
             key="forget_link",
             icon=":material/arrow_forward:",

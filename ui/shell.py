@@ -1,9 +1,10 @@
 """What every page shares: calm error messages, the run that is shown and its parts, how charts are drawn."""
 
 import contextlib
+import functools
 import logging
 import unicodedata
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -84,6 +85,27 @@ def read(name: str, run_id: str) -> pd.DataFrame:
     return table(name, run_id, store().edition)
 
 
+def runs() -> pd.DataFrame:
+    """The history (`Store.runs`), read again when something was stored or deleted."""
+    return _runs(store().listing)
+
+
+@kept.frames(2)
+def _runs(listing: str) -> pd.DataFrame:
+    return store().runs()
+
+
+def sweeps(run_id: str | None = None) -> pd.DataFrame:
+    """Finished sweeps of one run or of all (`Store.sweeps`), read again when something was stored or deleted."""
+    return _sweeps(run_id, store().listing)
+
+
+@kept.frames(24)
+def _sweeps(run_id: str | None, listing: str) -> pd.DataFrame:
+    return store().sweeps(run_id)
+
+
+@functools.lru_cache(1024)  # pickers ask again for every one of hundreds of prompts
 def readable_name(name: str, longest: int = 60) -> str:
     """A file name as it can stand in a sentence: no invisible or direction-changing characters, its middle shortened.
 
@@ -119,12 +141,15 @@ def run_heading(run: Run) -> str:
     return f"{escaped(library.circuit_title(run.request.circuit))} in {escaped(run.request.model)}"
 
 
+_IN_A_TITLE = ["run_id", "model", "coupling", "thinking", "strings_from", "created_at", "recorded", "n_pairs"]
+
+
 def run_titles(runs: pd.DataFrame) -> dict[str, str]:
     """A line for each run, by run_id, in their order; the titles of behaviours are looked up once."""
     titles = library.circuit_titles(runs["circuit"]), library.set_titles(runs["prompts"])
     return {
         str(row["run_id"]): _run_line(row, circuit, prompts)
-        for row, circuit, prompts in zip(runs.to_dict("records"), *titles, strict=True)
+        for row, circuit, prompts in zip(runs[_IN_A_TITLE].to_dict("records"), *titles, strict=True)
     }
 
 
@@ -148,18 +173,18 @@ def _run_line(row: Mapping[Any, Any], circuit: str, prompts: str) -> str:
 
 def chosen_run() -> Run | None:
     """The run to show: the address's, else that of its sweep, else the pickers', else the newest; None without any."""
-    runs = store().runs()
+    known = runs()
     wanted = st.session_state["run"]
     if wanted:
         return store().run(wanted)
-    if runs.empty:
+    if known.empty:
         return None
     if st.session_state["sweep"]:
-        sweeps = store().sweeps()
-        of_sweep = sweeps[sweeps["sweep_id"] == st.session_state["sweep"]]["run_id"]
+        swept = sweeps()
+        of_sweep = swept[swept["sweep_id"] == st.session_state["sweep"]]["run_id"]
         if len(of_sweep):
             return store().run(str(of_sweep.iloc[0]))
-    return store().run(store().run_of(request_from_pickers()) or str(runs.iloc[0]["run_id"]))
+    return store().run(store().run_of(request_from_pickers()) or str(known.iloc[0]["run_id"]))
 
 
 # ------------------------------------------------------------------------------------------------ drawing bits
@@ -183,6 +208,15 @@ def figure(draw: drawing.Draw, key: str, *, of: Hashable = None, **options: Any)
         st.caption("  \n".join(told), width="stretch")
         exports.save_figure(draw, drawn.title, drawn.caption, key)
     return event
+
+
+@st.fragment
+@calm_errors()
+def folded(title: str, icon: str, key: str, show: Callable[[], object]) -> None:
+    """A part that few open: `show` makes it when somebody does, so that it costs nobody else of the page's second."""
+    with st.expander(title, icon=icon, key=key, on_change="rerun") as part:
+        if part.open:
+            show()
 
 
 def _same(figure: charts.Figure) -> charts.Figure:
@@ -233,7 +267,7 @@ def no_run_yet() -> None:
 
 def run_picker(run_id: str) -> None:
     """Chooser of the run that a results page shows; the choice goes into the address."""
-    titles = run_titles(store().runs())
+    titles = run_titles(runs())
     selection.put("run_picker", run_id)
     st.selectbox(
         "Run",

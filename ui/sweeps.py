@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from pprobe_core import charts, sweep_report
+from pprobe_core.circuits.editor import folder_state
 from pprobe_core.circuits.schema import Circuit
 from pprobe_core.errors import BadRequest
 from pprobe_core.interventions import outcomes
@@ -31,7 +32,7 @@ def chosen_sweep(run: Run, kinds: Sequence[str], request: SweepRequest | None) -
 
     Without one of that kind it is the newest of the page's kinds.
     """
-    known = shell.store().sweeps(run.run_id)
+    known = shell.sweeps(run.run_id)
     known = known[known["kind"].isin(kinds)]
     ids = [str(i) for i in known["sweep_id"]]
     wanted = st.session_state["sweep"]
@@ -53,7 +54,7 @@ def say_if_another(sweep: Sweep, request: SweepRequest | None) -> None:
 
 def sweep_picker(run: Run, kinds: Sequence[str], sweep: Sweep) -> None:
     """Chooser of a finished sweep; the choice goes into the address."""
-    known = shell.store().sweeps(run.run_id)
+    known = shell.sweeps(run.run_id)
     titles = {str(row["sweep_id"]): sweep_title(row) for row in known[known["kind"].isin(kinds)].to_dict("records")}
     selection.put("sweep_picker", sweep.sweep_id)
 
@@ -256,10 +257,12 @@ def _against_the_verdict(run: Run, known: pd.DataFrame) -> str:
     return ""
 
 
-def tested(run: Run) -> None:
-    """Below a verdict: what interventions on this run found so far, or where to start one."""
-    store, circuit = shell.store(), library.circuit_of(run.request.circuit)
-    known = store.sweeps(run.run_id)
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _findings(run_id: str, listing: str, circuits: object) -> tuple[str, ...]:
+    """What dose and window sweeps of a run found, a sentence each, and a remark where that is not what was expected."""
+    store, known = shell.store(), shell.sweeps(run_id)
+    run = store.run(run_id)
+    circuit = library.circuit_of(run.request.circuit)
     sentences = []
     for kind in ("dose", "window"):
         for sweep_id in known[known["kind"] == kind]["sweep_id"]:
@@ -272,8 +275,13 @@ def tested(run: Run) -> None:
             if text:
                 sentences.append(text)
                 break
-    if remark := _against_the_verdict(run, known):
-        sentences.append(remark)
+    remark = _against_the_verdict(run, known)
+    return (*sentences, remark) if remark else tuple(sentences)
+
+
+def tested(run: Run) -> None:
+    """Below a verdict: what interventions on this run found so far, or where to start one."""
+    sentences = _findings(run.run_id, shell.store().listing, folder_state())
     with st.container(border=True, key="tested"):
         st.markdown("**What happened when it was tested.**" if sentences else "**Nothing was tested in this run yet.**")
         seen: set[str] = set()

@@ -5,7 +5,7 @@ Pure functions from answers (rows of SweepResponse) to one row per point. Rates 
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pprobe_core import stats
@@ -35,8 +35,7 @@ class Reference:
     gold: tuple[str, ...] = ()  # right answers to the pair's other prompt, where the circuit has them
 
 
-@dataclass(frozen=True)
-class OutcomeRate:
+class OutcomeRate(NamedTuple):  # a window has tens of thousands: a dataclass takes several times as long to make
     """How many answers of one point and split count for one outcome; `p_value` against the unedited model."""
 
     key: str
@@ -108,38 +107,40 @@ def rates_of(
     groups: dict[tuple[str, str], list[Tally]] = {}
     for tally in tallies:
         groups.setdefault((tally.key, tally.split), []).append(tally)
-    ways = {(t.before, t.after) for of_group in groups.values() for t in of_group}
-    switches = {way for way in ways if is_switched(circuit, condition, *way)}
+    ways = {_way(tally) for of_group in groups.values() for tally in of_group}
+    counts = {way: _counts(circuit, condition, way) for way in ways}
+    titles = [*TITLES.items(), *((outcome.name, outcome.title) for outcome in circuit.outcomes)]
+    wanted = [(i, *named) for i, named in enumerate(titles) if only is None or named[0] in only]
     rates: list[OutcomeRate] = []
     for (key, split), of_group in groups.items():
-        for name, title, counted in _counted(circuit, of_group, switches):
-            if counted and (only is None or name in only):
-                rates.append(_rate(key, split, name, title, counted))
+        counted = [(tally, counts[_way(tally)]) for tally in of_group]
+        found = (_rate(key, split, name, title, counted, i) for i, name, title in wanted)
+        rates += [one for one in found if one.n]
     return tuple(_corrected(rates))
 
 
-# Each row: answers that are alike, whether they count before, and after
-_Rows = list[tuple[Tally, bool, bool]]
+_Way = tuple[str, str, bool, bool | None]  # of a tally, what decides which outcomes it counts for
+_Counts = tuple[tuple[bool, bool] | None, ...]  # for each outcome, whether it counts before and after
 
 
-def _counted(
-    circuit: Circuit, tallies: Sequence[Tally], switches: set[tuple[str, str]]
-) -> Iterable[tuple[str, str, _Rows]]:
-    switched = [(t, False, (t.before, t.after) in switches) for t in tallies]
-    yield FORMAT_CHANGE, TITLES[FORMAT_CHANGE], [(t, False, t.before != t.after) for t in tallies]
-    yield SWITCHED, TITLES[SWITCHED], switched
-    yield KEPT, TITLES[KEPT], [(t, False, yes and t.kept) for t, _, yes in switched if t.kept is not None]
-    yield IS_BROKEN, TITLES[IS_BROKEN], [(t, t.before == BROKEN, t.after == BROKEN) for t in tallies]
-    for outcome in circuit.outcomes:
-        yield (
-            outcome.name,
-            outcome.title,
-            [
-                (t, t.before in outcome.classes, t.after in outcome.classes)
-                for t in tallies
-                if outcome.prompts == "all" or t.multi_turn
-            ],
-        )
+def _way(tally: Tally) -> _Way:
+    return tally.before, tally.after, tally.multi_turn, tally.kept
+
+
+def _counts(circuit: Circuit, condition: Condition, way: _Way) -> _Counts:
+    """For the outcomes in the order of TITLES, then for the circuit's own; None where an outcome does not apply."""
+    before, after, multi_turn, kept = way
+    switched = is_switched(circuit, condition, before, after)
+    return (
+        (False, before != after),
+        (False, switched),
+        None if kept is None else (False, switched and kept),
+        (before == BROKEN, after == BROKEN),
+        *(
+            (before in outcome.classes, after in outcome.classes) if outcome.prompts == "all" or multi_turn else None
+            for outcome in circuit.outcomes
+        ),
+    )
 
 
 def is_switched(circuit: Circuit, condition: Condition, before: str, after: str) -> bool:
@@ -183,14 +184,20 @@ def has_content(reference: Reference | None) -> bool:
     return reference is not None and bool(reference.gold or reference.twin_answer)
 
 
-def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRate:
-    n = n_yes = n_before = lost = 0  # a window has tens of thousands of rates: each is counted in one go
+def _rate(
+    key: str, split: str, name: str, title: str, counted: Sequence[tuple[Tally, _Counts]], place: int
+) -> OutcomeRate:
+    """The outcome that stands at `place` of the counts; n = 0 where it applies to none of the answers."""
+    n = n_yes = n_before = lost = 0
     seen: set[int] = set()
-    for tally, before, after in rows:
+    for tally, counts in counted:
+        yes = counts[place]
+        if yes is None:
+            continue
         n += tally.n
-        n_yes += tally.n if after else 0
-        n_before += tally.n if before else 0
-        lost += tally.n if before and not after else 0
+        n_before += tally.n * yes[0]
+        n_yes += tally.n * yes[1]
+        lost += tally.n * (yes[0] and not yes[1])
         seen.add(tally.seed)
     gained, seeds = n_yes - (n_before - lost), sorted(seen)
     found: Rate = rate(n_yes, n)
@@ -200,9 +207,10 @@ def _rate(key: str, split: str, name: str, title: str, rows: _Rows) -> OutcomeRa
         # Several answers to one prompt are not independent: the interval is over prompts.
         of_prompt: dict[str, list[bool]] = {}
         of_seed: dict[int, list[bool]] = {seed: [] for seed in seeds}
-        for tally, _, after in rows:
-            of_prompt.setdefault(tally.pair_id, []).append(after)
-            of_seed[tally.seed].append(after)
+        for tally, counts in counted:
+            if (yes := counts[place]) is not None:
+                of_prompt.setdefault(tally.pair_id, []).append(yes[1])
+                of_seed[tally.seed].append(yes[1])
         interval = stats.bootstrap_mean([sum(v) / len(v) for v in of_prompt.values()], seeds[0])
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         by_seed = tuple(sum(v) / len(v) for v in of_seed.values())
@@ -237,12 +245,11 @@ def _corrected(rates: Sequence[OutcomeRate]) -> list[OutcomeRate]:
     for of_group in places.values():
         adjusted = holm([rates[i].p_value for i in of_group])
         for i, p in zip(of_group, adjusted, strict=True):
-            out[i] = replace(out[i], p_holm=p)
+            out[i] = out[i]._replace(p_holm=p)
     return out
 
 
-@dataclass(frozen=True)
-class LayerRegime:
+class LayerRegime(NamedTuple):
     """What an injection after one layer at one strength does to the answers, in a word, with the counts behind it."""
 
     key: str
@@ -267,4 +274,4 @@ def regimes(rates: Sequence[OutcomeRate]) -> tuple[LayerRegime, ...]:
 
 def as_rows(rates: Sequence[OutcomeRate]) -> list[dict[str, object]]:
     """Plain rows for a frame or JSON."""
-    return [dict(vars(one)) for one in rates]
+    return [one._asdict() for one in rates]

@@ -178,6 +178,11 @@ class Database:
         """
         return f"{self.path}#{self._state.edition}"
 
+    @property
+    def listing(self) -> str:
+        """Another text whenever the lists of runs and sweeps may be others: `edition`, and what was stored since."""
+        return f"{self.edition}+{self._state.n_saved}"
+
     # -- what the SQL modules use --
 
     def _replaced(self) -> None:

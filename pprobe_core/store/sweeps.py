@@ -25,15 +25,13 @@ RUN_TABLES = ("measured_effects", "measured_passes")  # of a run's model, shared
 STAGES: tuple[SweepStage, ...] = get_args(SweepStage)
 POINT_COLUMNS = tuple(field.name for field in fields(SweepPoint))
 RESPONSE_COLUMNS = ("key", "pair_id", "seed", "split", "text", "class_name", "finish", "rules_version")
-# Answers with the class that counts: the rules' or, with $labels, what a person said instead.
-_CLASSED = """
-    with classed as (
-        select r.key, r.split, r.pair_id, r.seed, r.text,
-               case when $labels then coalesce(l.class_name, r.class_name) else r.class_name end as class_name
-        from sweep_responses r left join labels l using (sweep_id, key, pair_id, seed)
-        where r.sweep_id = $sweep
-    )
-"""
+# The answers of a sweep with the class that counts: the rules', or what a person said instead.
+_BY_RULES = "(select * from sweep_responses where sweep_id = $sweep)"
+_BY_LABELS = """(
+    select r.* replace (coalesce(l.class_name, r.class_name) as class_name)
+    from sweep_responses r left join labels l using (sweep_id, key, pair_id, seed)
+    where r.sweep_id = $sweep
+)"""
 _QUOTED = ", ".join(f'"{name}"' for name in POINT_COLUMNS)  # "group" is a word of SQL
 PER_PROMPT = ("pair_ids", "logit_diffs", "deltas")  # of a point: a number for every prompt
 _MEANS = ", ".join(f"[] as {name}" if name in PER_PROMPT else f'"{name}"' for name in POINT_COLUMNS)
@@ -277,7 +275,7 @@ class Sweeps(Database):
             """,  # noqa: S608  (names are ours)
             sweep=sweep_id,
         )
-        return tuple(_point(dict(zip(POINT_COLUMNS, row, strict=True))) for row in rows)
+        return tuple(_point(row) for row in rows)
 
     def sweep_points(
         self, sweep_id: str, *, per_prompt: bool = True, points: Sequence[SweepPoint] | None = None
@@ -342,22 +340,25 @@ class Sweeps(Database):
 
         `multi_turn` and `known` name pairs. With `use_labels` a person's label counts instead of the rules' class.
         """
+        classed = _BY_LABELS if use_labels else _BY_RULES
         rows = self._rows(
             f"""
-            {_CLASSED}
+            with first_pairs as (
+                select split, min(pair_id) as first_pair from sweep_responses where sweep_id = $sweep group by split
+            )
             select key, split, before, after, multi_turn, known, n
             from (
                 select a.key, a.split, b.class_name as before, a.class_name as after,
                        a.pair_id in (select unnest($multi_turn::varchar[])) as multi_turn,
                        a.pair_id in (select unnest($known::varchar[])) as known,
-                       count(*) as n, min(a.pair_id) as first_pair
-                from classed a join classed b on b.key = $baseline and b.pair_id = a.pair_id and b.seed = a.seed
+                       count(*) as n
+                from {classed} a
+                join (select * from {classed} where key = $baseline) b on b.pair_id = a.pair_id and b.seed = a.seed
                 group by all
-            )
-            order by key, min(first_pair) over (partition by key, split), before, after, multi_turn, known
+            ) join first_pairs using (split)
+            order by key, first_pair, before, after, multi_turn, known
             """,  # noqa: S608  (the text is ours)
             sweep=sweep_id,
-            labels=use_labels,
             baseline=BASELINE_KEY,
             multi_turn=list(multi_turn),
             known=list(known),
@@ -368,16 +369,16 @@ class Sweeps(Database):
         self, sweep_id: str, ways: Iterable[tuple[str, str]], pair_ids: Sequence[str], use_labels: bool = False
     ) -> list[SwitchedAnswer]:
         """Edited answers of some pairs that went one of these ways (before, after)."""
+        classed = _BY_LABELS if use_labels else _BY_RULES
         rows = self._rows(
             f"""
-            {_CLASSED}
             select a.key, a.split, b.class_name as before, a.class_name as after, a.pair_id, a.text
-            from classed a join classed b on b.key = $baseline and b.pair_id = a.pair_id and b.seed = a.seed
+            from {classed} a
+            join (select * from {classed} where key = $baseline) b on b.pair_id = a.pair_id and b.seed = a.seed
             where a.pair_id in (select unnest($pairs::varchar[]))
               and b.class_name || '/' || a.class_name in (select unnest($ways::varchar[]))
             """,  # noqa: S608  (the text is ours)
             sweep=sweep_id,
-            labels=use_labels,
             baseline=BASELINE_KEY,
             pairs=list(pair_ids),
             ways=["/".join(way) for way in ways],
@@ -504,5 +505,7 @@ def stays_deleted(cursor: duckdb.DuckDBPyConnection, result_id: str) -> None:
     cursor.execute("insert into recorded_deleted values ($id) on conflict do nothing", {"id": result_id})
 
 
-def _point(values: dict[str, Any]) -> SweepPoint:
-    return SweepPoint(**tupled(values))
+def _point(row: Sequence[Any]) -> SweepPoint:
+    """A row with the columns POINT_COLUMNS."""
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+    return SweepPoint(*values)
