@@ -8,9 +8,10 @@ keeps the file, and takes it where it is there). Medians of N openings, millisec
 
 `cold`, `warm`: the page's Python from start to end without a browser, with nothing cached as after a start, and once
 more as after any click. `cpu`: the processor time of the warm one, which other work on the computer changes little.
-With --browser, in a real Chromium on a server that has shown the page before, until the script has ended and every
-chart is drawn: `clicked`, from a click on the page's name beside the glossary (of a comparison's view: beside its first
-one), as visitors go about; `loaded`, from the address, with the dashboard's own code still to be read.
+With --browser, in a real Chromium on a server that has shown the page before, until the script has ended and all of the
+page is drawn, also what lies below the window: `clicked`, from a click on the page's name beside the glossary (of a
+comparison's view: beside its first one), in a tab that has shown charts, as visitors go about; `loaded`, from the
+address, with the dashboard's own code still to be read.
 """
 
 import logging
@@ -43,7 +44,8 @@ FAILED = ":material/info:"  # of the card that stands in for a page (shell.messa
 IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"][data-test-connection-state="CONNECTED"]'
 ALL_DRAWN = """() => {
     const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
-    return charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
+    const waiting = document.querySelector('[data-testid=stSkeleton]');  // where the code for it is still to come
+    return !waiting && charts.every(chart => chart.querySelector('svg.marks, canvas.marks'));
 }"""
 TIMED = """() => {
     const app = document.querySelector('[data-testid="stApp"]'), isDone = DONE;
@@ -143,7 +145,7 @@ def clicked_seconds(page: Page, url: str, opening: Opening) -> float:
     """Seconds from the click that opens it until the script has ended and the charts are drawn."""
     view, first = opening.query.get("view"), next(iter(words.COMPARE_VIEWS))
     if view is None or view == first:
-        loaded_seconds(page, url + Opening("", "start", opening.query).address)
+        loaded_seconds(page, url + Opening("", "probe" if opening.page == "dose" else "dose", opening.query).address)
         click_seconds(page, _in_the_sidebar(page, "runs" if opening.page == "glossary" else "glossary"))
         target = _in_the_sidebar(page, "" if opening.page == "start" else opening.page)
     else:

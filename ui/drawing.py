@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, cast
 
 import altair as alt
+import pandas as pd
 import streamlit as st
 from altair.utils import schemapi
 
@@ -14,6 +15,7 @@ from pprobe_core.charts import Figure
 from ui import backend, presenter
 
 KEPT = 64  # charts; a page has up to nine
+MANY_MARKS = 300  # rows behind one kind of mark, from which a chart is painted instead of built from elements
 
 Draw = Callable[[], Figure]
 
@@ -35,6 +37,7 @@ class Drawn:
     def __init__(self, figure: Figure) -> None:
         self.title, self.reading, self.omits, self.caption = figure.title, figure.reading, figure.omits, figure.caption
         self._chart: Any = presenter.larger(figure.chart) if presenter.on() else figure.chart
+        self._painted = _rows_behind_a_mark(self._chart) > MANY_MARKS
         self._made: dict[str, Any] | None = None
 
     def show(self, key: str, **options: Any) -> Any:
@@ -49,10 +52,27 @@ class Drawn:
         if self._made is None:
             made = self._chart.to_dict(validate=schemapi.DEBUG_MODE)
             made["datasets"] = {**made.get("datasets", {}), **alt.data_transformers.options.get("datasets", {})}
+            if self._painted:
+                _paint(made)
             self._made, self._chart = made, None
         rows = self._made["datasets"]  # bytes; only what is around them is changed on its way to the browser
         around = copy.deepcopy({name: part for name, part in self._made.items() if name != "datasets"})
         return around | {"datasets": dict(rows)}
+
+
+def _rows_behind_a_mark(chart: Any) -> int:
+    """Rows of the largest table that the chart or a part of it draws."""
+    tables = (getattr(part, "data", None) for part in presenter.parts(chart))
+    return max((len(table) for table in tables if isinstance(table, pd.DataFrame)), default=0)
+
+
+def _paint(made: dict[str, Any]) -> None:
+    """Have the browser paint the chart on one canvas: a third of the time of hundreds of elements with a text each.
+
+    A screen reader hears the chart's description either way, and finds the numbers in the tables.
+    """
+    made["usermeta"] = {**made.get("usermeta", {}), "embedOptions": {"renderer": "canvas"}}
+    made["config"] = {**made.get("config", {}), "aria": False}
 
 
 def drawn(draw: Draw, key: str, of: Hashable) -> Drawn:

@@ -73,7 +73,7 @@ def bar(page: Any, pages: Sequence[Any]) -> None:
 def larger(chart: Any) -> Any:
     """The chart with its heights and its texts of a fixed size enlarged; axes and legends follow the page's type."""
     chart = chart.copy(deep=True)
-    for part in _parts(chart):
+    for part in parts(chart):
         if isinstance(part.height, (int, float)):
             part.height = round(LARGER * part.height)
         mark = getattr(part, "mark", alt.Undefined)
@@ -92,8 +92,8 @@ def wider(columns: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parts(chart: Any) -> list[Any]:
+def parts(chart: Any) -> list[Any]:
     """The chart and every chart inside it."""
     inside = [getattr(chart, name, alt.Undefined) for name in ("layer", "hconcat", "vconcat", "concat")]
-    found = [part for parts in inside if isinstance(parts, list) for part in parts]
-    return [chart, *(deeper for part in found for deeper in _parts(part))]
+    found = [part for listed in inside if isinstance(listed, list) for part in listed]
+    return [chart, *(deeper for part in found for deeper in parts(part))]
