@@ -6,11 +6,20 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
+FOLDED = ("provenance_of", "ratios_as_table")  # parts that are made when somebody opens them (shell.folded)
+
+
+def unfolded() -> AppTest:
+    """The dashboard before it is run, for a visitor who opens every folded part."""
+    app = AppTest.from_file(str(MAIN), default_timeout=90)
+    for key in FOLDED:
+        app.session_state[key] = True
+    return app
 
 
 def open_app(page: str = "start", **address: str) -> AppTest:
     """The page of this file name, drawn once; `address` are the choices that the address carries."""
-    app = AppTest.from_file(str(MAIN), default_timeout=90)
+    app = unfolded()
     for key, value in address.items():
         app.query_params[key] = value
     if page != "start":

@@ -20,7 +20,7 @@ from streamlit.testing.v1 import AppTest
 from pprobe_core import charts, pictures, report
 from pprobe_core import jobs as core_jobs
 from tests import test_charts, test_compare_charts, test_sweep_charts
-from tests.app_pages import amiss_at_tables
+from tests.app_pages import amiss_at_tables, unfolded
 
 SOURCE = "Run 0123456789ab · mini-qwen3 · Safety refusal · prompt set mini, 24 pairs · pprobe"
 HOSTILE = '<script>alert("x")</script> & \u202eevil\u0007 =1+1 🙂'
@@ -150,7 +150,7 @@ def probe_page(recorded_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PPROBE_DB", str(path))
     st.cache_data.clear()
     st.cache_resource.clear()
-    app = AppTest.from_file(str(Path(__file__).parent.parent / "ui" / "main.py"), default_timeout=60)
+    app = unfolded()
     app.query_params["model"] = "mini-qwen3"
     app.switch_page("../pages/probe.py")
     yield app.run()

@@ -10,11 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 from pprobe_core import jobs as core_jobs
 from pprobe_core.comparison import CompareRequest
-from tests.app_pages import amiss_at_tables
+from tests.app_pages import amiss_at_tables, unfolded
 from tests.page_words import without_terms
 from ui import backend, words
 
-MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
 TWO = {"models": "mini-qwen3,mini-llama", "circuits": "safety_refusal,code"}
 REQUEST = CompareRequest(("mini-qwen3", "mini-llama"), ("safety_refusal", "code"), sweeps=(), limit=6)
 
@@ -42,7 +41,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         monkeypatch.setenv("PPROBE_DB", str(path))
         st.cache_data.clear()
         st.cache_resource.clear()
-        app = AppTest.from_file(str(MAIN), default_timeout=60)
+        app = unfolded()
         for key, value in address.items():
             app.query_params[key] = value
         app.session_state["compare_limit"] = limit
