@@ -1,5 +1,6 @@
 """Charts on the pages: kept ones are drawn as if they had just been made, and the guard sees one that is not."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,14 @@ def test_without_the_checks_only_what_is_kept_is_old(monkeypatch: pytest.MonkeyP
     app.session_state["n"] = 13
     app.run()
     assert ["of 12 pairs" in caption.value for caption in app.caption] == [True, False]
+
+
+@pytest.mark.parametrize(("n", "painted"), [(12, False), (400, True)])
+def test_a_chart_of_hundreds_of_marks_is_painted_and_keeps_its_description(n: int, painted: bool) -> None:
+    app = AppTest.from_function(page)
+    app.session_state["n"] = n
+    for chart in drawn_charts(app.run()):
+        spec = json.loads(chart.spec)
+        assert (spec.get("usermeta") == {"embedOptions": {"renderer": "canvas"}}) == painted
+        assert spec["description"].startswith(f"Logit difference of {n} pairs")
+        assert spec["config"]["mark"]["tooltip"] is None  # a mark without words of its own does not show column names

@@ -52,6 +52,7 @@ class Drawn:
         if self._made is None:
             made = self._chart.to_dict(validate=schemapi.DEBUG_MODE)
             made["datasets"] = {**made.get("datasets", {}), **alt.data_transformers.options.get("datasets", {})}
+            _without_raw_tooltips(made)
             if self._painted:
                 _paint(made)
             self._made, self._chart = made, None
@@ -64,6 +65,12 @@ def _rows_behind_a_mark(chart: Any) -> int:
     """Rows of the largest table that the chart or a part of it draws."""
     tables = (getattr(part, "data", None) for part in presenter.parts(chart))
     return max((len(table) for table in tables if isinstance(table, pd.DataFrame)), default=0)
+
+
+def _without_raw_tooltips(made: dict[str, Any]) -> None:
+    """Marks that say nothing of their own stay silent: Streamlit's theme has them show the names of their columns."""
+    config = made.get("config", {})
+    made["config"] = {**config, "mark": {**config.get("mark", {}), "tooltip": None}}
 
 
 def _paint(made: dict[str, Any]) -> None:
