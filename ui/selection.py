@@ -374,7 +374,7 @@ def put(key: str, value: Any) -> None:
 
 def choose(key: str, value: Any) -> None:
     """Make a choice for the user (a link, a click in a chart), before its picker is drawn."""
-    st.session_state[key] = value
+    put(key, value)
     st.session_state.setdefault("_starts", {}).pop(key, None)
     let_go(key)
 
