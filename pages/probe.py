@@ -68,13 +68,15 @@ with left:
     shell.figure(lambda: charts.trajectory(layers, target, control), key="trajectory", of=(run.run_id, target, control))
 with right:
     shell.figure(lambda: charts.layer_change(layers), key="change", of=run.run_id)
-left, right = st.columns(2, gap="large")
-with left:
-    shell.figure(
-        lambda: charts.layer_ratio(layers, ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP), key="ratio", of=run.run_id
-    )
-with right:
-    shell.figure(lambda: charts.layer_signals(layers), key="signals", of=run.run_id)
+shell.figure(
+    lambda: charts.layer_ratio(layers, ROUTING_MAX_FFN_SKIP, OPPOSITION_MIN_FFN_SKIP), key="ratio", of=run.run_id
+)
+shell.folded(
+    "What the ratio is made of: FFN, attention and skip path at each layer",
+    ":material/stacked_line_chart:",
+    "parts_of_layers",
+    lambda: shell.figure(lambda: charts.layer_signals(layers), key="signals", of=run.run_id),
+)
 
 
 def region_by_numbers(ranking: str) -> None:

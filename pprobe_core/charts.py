@@ -430,10 +430,12 @@ def margins(pairs: pd.DataFrame) -> Figure:
     rows = pairs.dropna(subset=["logit_diff_original", "logit_diff_perturbed"])
     rows = rows.sort_values(["logit_diff_original", "pair_id"], ascending=[False, True]).reset_index(drop=True)
     rows["place"] = rows.index + 1
-    columns = ["place", "pair_id", "original_text", "perturbed_text", "logit_diff_original", "logit_diff_perturbed"]
-    wide = rows[columns]
-    long = wide.melt(
-        id_vars=["place", "pair_id", "original_text", "perturbed_text"], var_name="condition", value_name="logit_diff"
+    sides = ["logit_diff_original", "logit_diff_perturbed"]
+    long = rows.melt(
+        id_vars=["place", "pair_id", "original_text", "perturbed_text"],
+        value_vars=sides,
+        var_name="condition",
+        value_name="logit_diff",
     )
     long["condition"] = long["condition"].str.removeprefix("logit_diff_")
     long = _named_conditions(long)
@@ -444,7 +446,7 @@ def margins(pairs: pd.DataFrame) -> Figure:
         scale=alt.Scale(domain=[0, len(rows) + 1], nice=False),
     )
     join = (
-        alt.Chart(wide)
+        alt.Chart(rows[["place", *sides]])
         .mark_rule(color=MUTED, opacity=0.5)
         .encode(x=x, y=alt.Y("logit_diff_original:Q"), y2=alt.Y2("logit_diff_perturbed:Q"))
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
-FOLDED = ("provenance_of", "ratios_as_table")  # parts that are made when somebody opens them (shell.folded)
+# Parts that are made when somebody opens them (shell.folded).
+FOLDED = ("provenance_of", "ratios_as_table", "parts_of_layers", "pair_as_read")
 
 
 def unfolded() -> AppTest:

@@ -15,7 +15,7 @@ from pprobe_core.charts import Figure
 from ui import backend, presenter
 
 KEPT = 64  # charts; a page has up to nine
-MANY_MARKS = 300  # rows behind one kind of mark, from which a chart is painted instead of built from elements
+MANY_MARKS = 100  # rows behind one kind of mark, from which a chart is painted instead of built from elements
 
 Draw = Callable[[], Figure]
 
@@ -74,7 +74,7 @@ def _without_raw_tooltips(made: dict[str, Any]) -> None:
 
 
 def _paint(made: dict[str, Any]) -> None:
-    """Have the browser paint the chart on one canvas, which is quicker than hundreds of elements with a text each.
+    """Have the browser paint the chart on one canvas, which is quicker than as many elements with a text each.
 
     A screen reader hears the chart's description either way, and finds the numbers in the tables.
     """

@@ -181,7 +181,7 @@ def short_ids(ids: Sequence[str]) -> list[str]:
 
 
 def pair_in_full(run: Run, pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
-    """One pair of a run: both conversations, tokens with the changed pieces marked, first tokens, answers."""
+    """One pair of a run: both conversations and answers; folded away, its tokens and first tokens."""
     with st.container(border=True, key="pair_in_full"):
         st.markdown(f"### Pair {shell.escaped(str(pair['pair_id']))}")
         if pair["note"]:
@@ -192,20 +192,29 @@ def pair_in_full(run: Run, pair: pd.Series, first_tokens: pd.DataFrame, circuit:
                 st.markdown(f"**{name.capitalize()} prompt**, logit difference {margin}")
                 cards.conversation(pair[f"{name}_prompt"], pair[f"{name}_text"])
                 cards.response(circuit, pair[f"response_{name}"], pair[f"class_{name}"], "Answer")
-        left, right = st.columns(2, gap="large")
-        with left:
-            st.markdown("**The same prompts as the model reads them**")
-            cards.token_rows(pair["tokens_original"], pair["tokens_perturbed"])
-            st.caption(
-                terms.marked(
-                    "Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format."
-                )
+        shell.folded(
+            "The same prompts as the model reads them, and its likeliest first words",
+            ":material/token:",
+            "pair_as_read",
+            lambda: _as_read(run, pair, first_tokens),
+        )
+
+
+def _as_read(run: Run, pair: pd.Series, first_tokens: pd.DataFrame) -> None:
+    """Tokens of both prompts of a pair with the changed pieces marked, and the first tokens of both passes."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        cards.token_rows(pair["tokens_original"], pair["tokens_perturbed"])
+        st.caption(
+            terms.marked(
+                "Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format."
             )
-        mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
-        with right:
-            if len(mine):
-                of = run.run_id, pair["pair_id"]
-                shell.figure(lambda: charts.first_tokens(mine), key="first_tokens", of=of)
+        )
+    mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
+    with right:
+        if len(mine):
+            of = run.run_id, pair["pair_id"]
+            shell.figure(lambda: charts.first_tokens(mine), key="first_tokens", of=of)
 
 
 def history(runs: pd.DataFrame) -> list[str]:
