@@ -5,9 +5,14 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from pprobe_core.interventions.types import KINDS
+
 MAIN = Path(__file__).resolve().parent.parent / "ui" / "main.py"
 # Parts that are made when somebody opens them (shell.folded).
-FOLDED = ("provenance_of", "ratios_as_table", "parts_of_layers", "pair_as_read")
+FOLDED = (
+    "provenance_of", "ratios_as_table", "parts_of_layers", "pair_as_read",
+    *(f"meaning_{about}" for about in ("run", *KINDS)),
+)  # fmt: skip
 
 
 def unfolded() -> AppTest:

@@ -1,6 +1,6 @@
 """What this means: the paragraph of a run or a sweep as a card, its terms explained, its next step a link."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import streamlit as st
 
@@ -22,19 +22,30 @@ PAGES = {
 
 def run_card(run: Run, *, opened: bool = False) -> None:
     """What a run means, with the tests there are: in full, or folded until asked for."""
-    known = shell.sweeps(run.run_id)
-    told = _of_run(run.run_id, tuple(known["sweep_id"]), shell.store().edition)
-    _card(told, run, f"meaning_{run.run_id}", opened)
+    if not opened:
+        _folded("run", run, lambda: _of_run(run))
+        return
+    with st.container(border=True, key="meaning"):
+        st.subheader(":material/lightbulb: What this means", anchor=False, help=words.HELP["meaning"])
+        _paragraph(_of_run(run), run, folded=FOLDED)
 
 
 def sweep_card(run: Run, sweep: Sweep) -> None:
     """What a sweep means, folded until asked for."""
-    told = _of_sweep(run.run_id, sweep.sweep_id, shell.store().edition)
-    _card(told, run, f"meaning_{sweep.sweep_id}", opened=False)
+    _folded(sweep.request.kind, run, lambda: _of_sweep(run.run_id, sweep.sweep_id, shell.store().edition))
+
+
+def _folded(about: str, run: Run, told: Callable[[], Meaning]) -> None:
+    shell.folded("What this means", ":material/lightbulb:", f"meaning_{about}", lambda: _paragraph(told(), run))
+
+
+def _of_run(run: Run) -> Meaning:
+    known = shell.sweeps(run.run_id)
+    return _of_run_and_sweeps(run.run_id, tuple(known["sweep_id"]), shell.store().edition)
 
 
 @st.cache_data(max_entries=24, show_spinner="Putting it into words")
-def _of_run(run_id: str, sweep_ids: tuple[str, ...], edition: str) -> Meaning:
+def _of_run_and_sweeps(run_id: str, sweep_ids: tuple[str, ...], edition: str) -> Meaning:
     """The newest dose response and window of a run, one with answers first, go into its paragraph."""
     store = shell.store()
     run = store.run(run_id)
@@ -52,17 +63,7 @@ def _of_sweep(run_id: str, sweep_id: str, edition: str) -> Meaning:
     return meaning.sweep_meaning(store.run(run_id), tested)
 
 
-def _card(told: Meaning, run: Run, key: str, opened: bool) -> None:
-    if opened:
-        with st.container(border=True, key="meaning"):
-            st.subheader(":material/lightbulb: What this means", anchor=False, help=words.HELP["meaning"])
-            _paragraph(told, run, key, folded=FOLDED)
-    else:
-        with st.expander("What this means", icon=":material/lightbulb:", key=key):
-            _paragraph(told, run, key)
-
-
-def _paragraph(told: Meaning, run: Run, key: str, folded: Collection[str] = ()) -> None:
+def _paragraph(told: Meaning, run: Run, folded: Collection[str] = ()) -> None:
     """Part by part, the `folded` ones behind a click; every glossary term explained where it comes first."""
     own, seen = _quoted(run), set[str]()
 
