@@ -208,7 +208,7 @@ couplings.normalisation(run)
 def pairs_section() -> None:
     """Table of pairs; the chosen pair below it in full."""
     place = tables.pairs_table(pairs, circuit)
-    tables.pair_in_full(run, pairs.iloc[place], shell.read("first_tokens", run.run_id), circuit)
+    tables.pair_in_full(run, pairs.iloc[place], circuit)
 
 
 st.header("Pair by pair", anchor="pairs", help=words.GLOSSARY["Original and perturbed prompt"])

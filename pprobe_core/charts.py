@@ -427,10 +427,10 @@ def predicted_change(
 
 def margins(pairs: pd.DataFrame) -> Figure:
     """Logit difference of both prompts of every pair, joined: how far each pair stands from flipping."""
-    rows = pairs.dropna(subset=["logit_diff_original", "logit_diff_perturbed"])
+    sides = ["logit_diff_original", "logit_diff_perturbed"]
+    rows = pairs.dropna(subset=sides)
     rows = rows.sort_values(["logit_diff_original", "pair_id"], ascending=[False, True]).reset_index(drop=True)
     rows["place"] = rows.index + 1
-    sides = ["logit_diff_original", "logit_diff_perturbed"]
     long = rows.melt(
         id_vars=["place", "pair_id", "original_text", "perturbed_text"],
         value_vars=sides,

@@ -76,7 +76,7 @@ def _without_raw_tooltips(made: dict[str, Any]) -> None:
 def _paint(made: dict[str, Any]) -> None:
     """Have the browser paint the chart on one canvas, which is quicker than as many elements with a text each.
 
-    A screen reader hears the chart's description either way, and finds the numbers in the tables.
+    A screen reader hears the chart's description either way; the numbers are in the table of its Save menu.
     """
     made["usermeta"] = {**made.get("usermeta", {}), "embedOptions": {"renderer": "canvas"}}
     made["config"] = {**made.get("config", {}), "aria": False}

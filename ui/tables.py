@@ -180,7 +180,7 @@ def short_ids(ids: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(pair_id) for pair_id in ids]
 
 
-def pair_in_full(run: Run, pair: pd.Series, first_tokens: pd.DataFrame, circuit: Circuit | None) -> None:
+def pair_in_full(run: Run, pair: pd.Series, circuit: Circuit | None) -> None:
     """One pair of a run: both conversations and answers; folded away, its tokens and first tokens."""
     with st.container(border=True, key="pair_in_full"):
         st.markdown(f"### Pair {shell.escaped(str(pair['pair_id']))}")
@@ -196,11 +196,11 @@ def pair_in_full(run: Run, pair: pd.Series, first_tokens: pd.DataFrame, circuit:
             "The same prompts as the model reads them, and its likeliest first words",
             ":material/token:",
             "pair_as_read",
-            lambda: _as_read(run, pair, first_tokens),
+            lambda: _as_read(run, pair),
         )
 
 
-def _as_read(run: Run, pair: pd.Series, first_tokens: pd.DataFrame) -> None:
+def _as_read(run: Run, pair: pd.Series) -> None:
     """Tokens of both prompts of a pair with the changed pieces marked, and the first tokens of both passes."""
     left, right = st.columns(2, gap="large")
     with left:
@@ -210,7 +210,8 @@ def _as_read(run: Run, pair: pd.Series, first_tokens: pd.DataFrame) -> None:
                 "Marked: pieces that differ. ␣ is a space, ⏎ a line break. The rest is the model's chat format."
             )
         )
-    mine = first_tokens[first_tokens["pair_id"] == pair["pair_id"]]
+    tokens = shell.read("first_tokens", run.run_id)
+    mine = tokens[tokens["pair_id"] == pair["pair_id"]]
     with right:
         if len(mine):
             of = run.run_id, pair["pair_id"]
